@@ -1,0 +1,37 @@
+"""Sans-I/O state machines of both sides: frames in, events out.
+
+Nothing here reads a clock, a socket or a random source; nothing here is async.
+docs/protocol.md is the specification; comments cite its sections.
+"""
+
+from .channels import Channel, Request, Work
+from .client import ClientEvent, ClientProtocol, ClientSession, decode_error, error_of
+from .framing import Inbox, Outbox
+from .server import ServerProtocol
+from .sessions import Session, Watcher
+from .table import SessionTable
+from .tables import OUTCOMES, PERMITS, RECEIVES, Outcome, Phase, Role, Stage
+
+__all__ = [
+    "OUTCOMES",
+    "PERMITS",
+    "RECEIVES",
+    "Channel",
+    "ClientEvent",
+    "ClientProtocol",
+    "ClientSession",
+    "Inbox",
+    "Outbox",
+    "Outcome",
+    "Phase",
+    "Request",
+    "Role",
+    "ServerProtocol",
+    "Session",
+    "SessionTable",
+    "Stage",
+    "Watcher",
+    "Work",
+    "decode_error",
+    "error_of",
+]

@@ -1,0 +1,298 @@
+"""A client's way to a session: sequence numbers, the kept reply, the lease.
+
+A channel outlives its connection for its lease (section 4.4), and it holds all that
+exactly-once needs: the last sequence number and the last reply (section 5.3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from .. import messages as m
+from ..errors import Executed, LocalProtocolError
+from .connection import tag_of
+from .tables import PERMITS
+
+if TYPE_CHECKING:
+    from .server import ServerProtocol
+    from .sessions import Session
+
+__all__ = ["Channel", "Request", "Work"]
+
+Request: TypeAlias = m.Reset | m.Step | m.GetState | m.Close
+"""What a session executes, one at a time."""
+
+Work: TypeAlias = tuple["Channel", Request | m.Cancel]
+"""What a server machine hands out: execute this on that channel's session."""
+
+_COUNTED: Final = 1024
+"""Kept replies up to this size are bounded by the number of sessions alone."""
+
+
+class Channel:
+    """One client's way to a session: handle, lease, sequence, kept reply."""
+
+    __slots__ = (
+        "busy",
+        "cancel_ahead",
+        "codec",
+        "expires_at",
+        "guest",
+        "handle",
+        "held",
+        "holds",
+        "kept",
+        "key",
+        "lease",
+        "live",
+        "protocol",
+        "seq",
+        "session",
+    )
+
+    def __init__(
+        self, session: Session, key: str, lease: float, *, codec: m.Codec, guest: bool
+    ) -> None:
+        self.session = session
+        self.key = key
+        self.lease = lease
+        self.codec = codec
+        self.guest = guest
+        self.handle = -1
+        self.protocol: ServerProtocol | None = None
+        """The connection that it is attached to."""
+        self.seq = 0
+        """The last accepted sequence number."""
+        self.busy = False
+        self.kept: bytes | None = None
+        """The encoded reply to `seq`; None while it runs, or after an eviction."""
+        self.expires_at: float | None = None
+        """When the lease runs out; None while attached."""
+        self.cancel_ahead = 0
+        """A request to refuse when it arrives: its cancellation overtook it."""
+        self.holds = False
+        """Whether requests wait while the session is taken over."""
+        self.held: Request | None = None
+        self.live = True
+        """Whether the table knows it, so that kept replies count."""
+
+    # Requests.
+
+    def accept(self, request: Request, now: float) -> Work | None:
+        """Check order and sequence; returns work, or answers and returns None."""
+        session = self.session
+        if request.seq != self.seq + 1:
+            self._answer_again(request.seq)
+            return None
+        if self.busy or session.request is not None:
+            # Nothing of this request is remembered: the same number may be used again.
+            self.say(
+                m.failure(
+                    self.handle,
+                    request.seq,
+                    "busy",
+                    f"expected one request at a time, got {request.seq} while "
+                    f"another one is in flight",
+                )
+            )
+            return None
+        if session.guest is not None and not self.guest:
+            return self._accept_while_away(request)
+        self.seq = request.seq
+        self.busy = True
+        self._forget()
+        code = PERMITS[session.stage][type(request)]
+        if code or self.cancel_ahead == request.seq:
+            self._refuse(request, code or "cancelled")
+            return None
+        session.request = request
+        session.channel = self
+        session.since = now
+        return self, request
+
+    def _accept_while_away(self, request: Request) -> Work | None:
+        if not self.holds:
+            self.say(
+                m.failure(
+                    self.handle,
+                    request.seq,
+                    "taken_over",
+                    "expected the session to be ours, but somebody else drives it",
+                )
+            )
+            return None
+        self.seq = request.seq
+        self.busy = True
+        self._forget()
+        self.held = request
+        return None
+
+    def _refuse(self, request: Request, code: str) -> None:
+        stage = self.session.stage.value
+        if code == "cancelled":
+            text = f"request {request.seq} was cancelled before it began"
+        else:
+            text = (
+                f"expected an episode that can go on, got {tag_of(request)!r} while "
+                f"the session is {stage!r}"
+            )
+            if code in ("episode_broken", "session_poisoned"):
+                text += f" by an earlier request ({self.session.broken})"
+        self.fail(code, text, executed="no", detail={"stage": stage})
+
+    def _answer_again(self, seq: int) -> None:
+        """A request that is not the next one: repeated, old or skipped (5.3)."""
+        if seq == self.seq and self.busy:
+            return  # It still runs; its reply will come.
+        if seq == self.seq and self.kept is not None:
+            self.send(self.kept)
+            return
+        if seq == self.seq and seq:
+            reply = m.failure(
+                self.handle, seq, "reply_lost", f"the reply to {seq} is no longer kept"
+            )
+        elif seq <= self.seq:
+            reply = m.failure(
+                self.handle,
+                seq,
+                "bad_sequence",
+                f"expected request {self.seq + 1}, got {seq}, which was answered",
+                executed="yes" if seq > 0 else "no",
+            )
+        else:
+            reply = m.failure(
+                self.handle,
+                seq,
+                "bad_sequence",
+                f"expected request {self.seq + 1}, got {seq}",
+            )
+        self.say(reply)
+
+    def cancel(self, seq: int) -> Work | None:
+        """Ask to stop a request; returns work if it is the one that runs."""
+        if seq == self.seq + 1:
+            self.cancel_ahead = seq
+        elif seq == self.seq and self.held is not None:
+            self.held = None
+            self.fail("cancelled", "cancelled while it waited", executed="no")
+        elif seq == self.seq and self.busy:
+            return self, m.Cancel(self.handle, seq)
+        return None
+
+    def reject(self, failure: m.Failure) -> None:
+        """Answer a request that could not even be read, and count its number."""
+        if failure.seq == self.seq + 1 and not self.busy:
+            self.seq += 1
+            self._forget()
+            self._keep(self.codec.encode(failure))
+        else:
+            self.say(failure)
+
+    # Replies.
+
+    def reply(self, payload: m.Payload, environment_ns: int, encode_ns: int) -> None:
+        """Answer the request in flight with a payload and keep the answer."""
+        session = self.session
+        queue_ns = session.queue_ns
+        encode = self.codec.encode
+        self._keep(
+            encode(
+                m.Reply(
+                    self.handle, self.seq, payload, queue_ns, environment_ns, encode_ns
+                )
+            )
+        )
+
+    def fail(
+        self,
+        code: str,
+        message: str,
+        *,
+        executed: Executed | None = None,
+        detail: dict[str, object] | None = None,
+    ) -> None:
+        """Answer the request in flight with an error and keep the answer."""
+        self._keep(
+            self.codec.encode(
+                m.failure(
+                    self.handle,
+                    self.seq,
+                    code,
+                    message,
+                    executed=executed,
+                    detail=detail,
+                )
+            )
+        )
+
+    def _keep(self, data: bytes) -> None:
+        self.busy = False
+        if self.live:
+            self.kept = data
+            if len(data) > _COUNTED:
+                self.session.table.count_kept(len(data))
+        self.send(data)
+
+    def _forget(self) -> None:
+        kept = self.kept
+        if kept is not None:
+            if len(kept) > _COUNTED:
+                self.session.table.count_kept(-len(kept))
+            self.kept = None
+
+    def evict(self) -> None:
+        """Drop the kept reply; a resend will be told so."""
+        self._forget()
+
+    # Connection.
+
+    def say(self, message: m.ServerMessage) -> None:
+        """Send a message that is not kept."""
+        if self.protocol is not None:
+            self.protocol.say(message)
+
+    def send(self, data: bytes) -> None:
+        if self.protocol is None:
+            return
+        try:
+            self.protocol.send(data)
+        except LocalProtocolError as error:
+            # The reply is larger than the client accepts: it gets the numbers instead.
+            self.evict()
+            self.say(
+                m.failure(
+                    self.handle,
+                    self.seq,
+                    "too_large",
+                    f"the reply does not fit: {error}",
+                    executed="yes",
+                    detail=error.detail,
+                )
+            )
+
+    def attach(self, protocol: ServerProtocol, handle: int) -> None:
+        """Move to a connection; a kept reply is readdressed."""
+        self.detach()
+        self.protocol = protocol
+        self.expires_at = None
+        moved = self.handle not in (-1, handle)
+        if protocol.codec is not self.codec:
+            # Bytes in another encoding cannot be sent here.
+            self.evict()
+            self.codec = protocol.codec
+        elif moved and self.kept is not None:
+            message: m.ServerMessage = self.codec.from_server.message(self.kept)
+            self._forget()
+            self.kept = self.codec.encode(
+                msgspec.structs.replace(message, handle=handle)
+            )
+            if len(self.kept) > _COUNTED:
+                self.session.table.count_kept(len(self.kept))
+        self.handle = handle
+
+    def detach(self, expires_at: float | None = None) -> None:
+        """Leave the connection; from now on the lease counts."""
+        self.protocol = None
+        self.expires_at = expires_at

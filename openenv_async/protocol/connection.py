@@ -1,0 +1,98 @@
+"""What both sides of a connection have in common: outbox, heartbeats, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from .. import messages as m
+from .framing import Outbox
+from .tables import Phase
+
+__all__ = ["Connection", "tag_of"]
+
+_SILENCE: Final = 3
+"""Heartbeats without a sign of life after which the peer counts as gone (3.5)."""
+
+
+class Connection:
+    """One side of one connection: messages out, time passing.
+
+    Args:
+        codec: The encoding that the subprotocol names.
+        limits: What this side accepts.
+        wake: Called when something begins to wait in the outbox.
+    """
+
+    def __init__(
+        self,
+        codec: m.Codec,
+        limits: m.Limits | None,
+        wake: Callable[[], None] | None,
+    ) -> None:
+        self.codec = codec
+        self.limits = limits or m.Limits()
+        self.phase = Phase.GREETING
+        self.close_code: int | None = None
+        """The WebSocket close code to end with, once the outbox is empty."""
+        self._wake = wake
+        self._outbox = Outbox(codec)
+        self._heard: float | None = None
+        self._pinged = 0.0
+        self._nonce = 0
+
+    def say(self, message: m.ClientMessage | m.ServerMessage) -> None:
+        """Queue a message."""
+        self.send(self.codec.encode(message))
+
+    def send(self, data: bytes) -> None:
+        """Queue an encoded message.
+
+        Raises:
+            LocalProtocolError: It is larger than the peer accepts (`too_large`).
+        """
+        idle = not self._outbox
+        self._outbox.append(data)
+        if idle and self._wake is not None:
+            self._wake()
+
+    def next_frame(self) -> bytes | None:
+        """Take the next frame to send, or None if nothing waits."""
+        return self._outbox.frame()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._outbox)
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much waits to be sent."""
+        return self._outbox.size
+
+    def tick(self, now: float) -> bool:
+        """Let time pass; returns False when the peer has been silent too long.
+
+        Call it every `limits.heartbeat / 2` seconds or so.
+        """
+        if self._heard is None:
+            self._heard = now
+        silence = now - self._heard
+        interval = self.limits.heartbeat
+        if silence >= _SILENCE * interval:
+            return False
+        if silence >= interval and now - self._pinged >= interval:
+            if self.phase is Phase.GREETING:
+                # A peer that never greets holds a socket for nothing.
+                return False
+            self._pinged = now
+            self._nonce += 1
+            self.say(m.Ping(self._nonce))
+        return True
+
+
+def tag_of(message: msgspec.Struct) -> str:
+    """The tag of a message, for error texts."""
+    return str(message.__struct_config__.tag)

@@ -1,0 +1,263 @@
+"""Messages to frames and back: coalescing, chunks, size limits (section 2).
+
+`Outbox` turns encoded messages into frames, `Inbox` turns frames into messages.
+Both are pure: they never wait, and they hold nothing but what is in transit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+from ..messages import Chunk, Codec, Failure, Limits, failure
+
+__all__ = ["Inbox", "Outbox"]
+
+MessageT = TypeVar("MessageT")
+
+FRAME_TARGET: Final = 256 * 1024
+"""Bytes after which a frame is closed, so that the peer can begin with it."""
+FRAME_MESSAGES: Final = 512
+"""Messages after which a frame is closed, for the same reason."""
+_CHUNK_OVERHEAD: Final = 64
+"""Upper bound of what a frame with one chunk adds around the chunk's data."""
+_OPEN_STREAMS: Final = 1024
+"""Chunked messages that a peer may interleave."""
+
+
+class _Stream:
+    """A message on its way in chunks."""
+
+    __slots__ = ("data", "number", "offset")
+
+    def __init__(self, number: int, data: bytes) -> None:
+        self.number = number
+        self.data = memoryview(data)
+        self.offset = 0
+
+
+class Outbox:
+    """Encoded messages that wait to be sent, oldest first.
+
+    Messages above the chunk size leave in chunks, one chunk a frame in rotation, so
+    that small messages of other sessions overtake them (section 2.3).
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self._small: list[bytes] = []
+        self._small_bytes = 0
+        self._streams: deque[_Stream] = deque()
+        self._next_stream = 1
+        self._chunk_next = False
+        self.peer = Limits()
+
+    @property
+    def peer(self) -> Limits:
+        """The peer's limits; before the greeting, the defaults."""
+        return self._peer
+
+    @peer.setter
+    def peer(self, limits: Limits) -> None:
+        self._peer = limits
+        room = min(limits.chunk_bytes, limits.frame_bytes - _CHUNK_OVERHEAD)
+        self._whole = min(room, FRAME_TARGET)
+        # Base64 makes four characters of three bytes.
+        self._piece = room * 3 // 4 if self.codec.is_text else room
+        self._target = min(FRAME_TARGET, limits.frame_bytes - _CHUNK_OVERHEAD)
+
+    def append(self, data: bytes) -> None:
+        """Queue an encoded message.
+
+        Raises:
+            LocalProtocolError: It is larger than the peer accepts (`too_large`).
+        """
+        size = len(data)
+        if size <= self._whole:
+            self._small.append(data)
+            self._small_bytes += size
+            return
+        if size > self._peer.message_bytes:
+            raise LocalProtocolError(
+                f"expected a message of at most {self._peer.message_bytes} bytes, "
+                f"got {size}",
+                code="too_large",
+                detail={"size": size, "limit": self._peer.message_bytes},
+            )
+        self._streams.append(_Stream(self._next_stream, data))
+        self._next_stream += 1
+
+    def __len__(self) -> int:
+        return len(self._small) + len(self._streams)
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait, without framing."""
+        return self._small_bytes + sum(
+            len(stream.data) - stream.offset for stream in self._streams
+        )
+
+    def frame(self) -> bytes | None:
+        """Take the next frame, or None if nothing waits."""
+        small = self._small
+        if (
+            self._small_bytes <= self._target
+            and len(small) <= FRAME_MESSAGES
+            and not self._streams
+        ):
+            if not small:
+                return None
+            self._small = []
+            self._small_bytes = 0
+            return self.codec.frame(small)
+        # Small messages and chunks take turns, so that neither starves the other.
+        self._chunk_next = bool(self._streams) and (self._chunk_next or not small)
+        if self._chunk_next:
+            self._chunk_next = False
+            return self.codec.frame([self._take_chunk()])
+        self._chunk_next = True
+        return self.codec.frame(self._take_small())
+
+    def _take_small(self) -> list[bytes]:
+        size = count = 0
+        for data in self._small:
+            # One byte more for the comma between JSON messages.
+            size += len(data) + 1
+            if count and (size > self._target or count >= FRAME_MESSAGES):
+                size -= len(data) + 1
+                break
+            count += 1
+        taken = self._small[:count]
+        del self._small[:count]
+        self._small_bytes -= size - count
+        return taken
+
+    def _take_chunk(self) -> bytes:
+        stream = self._streams.popleft()
+        end = stream.offset + self._piece
+        final = end >= len(stream.data)
+        piece = stream.data[stream.offset : end]
+        stream.offset = end
+        if not final:
+            self._streams.append(stream)
+        # Encoding takes any buffer for bytes.
+        return self.codec.encode(Chunk(stream.number, final, piece))  # type: ignore[arg-type]  # a view saves a copy
+
+    def clear(self) -> None:
+        """Forget everything: the connection is gone."""
+        self._small = []
+        self._small_bytes = 0
+        self._streams.clear()
+
+
+class Inbox(Generic[MessageT]):
+    """Frames of one direction to messages; a bad message costs only itself."""
+
+    def __init__(self, codec: Codec, limits: Limits, *, role: str) -> None:
+        self.codec = codec
+        self.limits = limits
+        # The type of the decoder follows from the role; mypy cannot see that.
+        decoder: object = codec.from_client if role == "server" else codec.from_server
+        self._decoder = decoder
+        self._decode_frame = decoder.frame  # type: ignore[attr-defined]  # see above
+        self._decode_message = decoder.message  # type: ignore[attr-defined]  # see above
+        self._decode_items = decoder.items  # type: ignore[attr-defined]  # see above
+        self._partial: dict[int, bytearray] = {}
+        self._partial_bytes = 0
+
+    def messages(self, frame: bytes) -> list[MessageT | Failure]:
+        """Decode a frame; what cannot be decoded becomes a `Failure` in its place.
+
+        Raises:
+            RemoteProtocolError: The frame is no array of messages, or too large; the
+                connection cannot go on.
+        """
+        size = len(frame)
+        if size > self.limits.frame_bytes:
+            raise RemoteProtocolError(
+                f"expected a frame of at most {self.limits.frame_bytes} bytes, "
+                f"got {size}",
+                code="invalid_frame",
+                detail={"size": size, "limit": self.limits.frame_bytes},
+            )
+        try:
+            messages: list[MessageT | Failure] = self._decode_frame(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._one_by_one(frame)
+        return messages
+
+    def _one_by_one(self, frame: bytes) -> list[MessageT | Failure]:
+        try:
+            items = self._decode_items(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RemoteProtocolError(
+                f"expected an array of messages in {self.codec.encoding}, got "
+                f"{len(frame)} bytes that are not: {error}",
+                code="invalid_frame",
+            ) from error
+        return [self._one(item) for item in items]
+
+    def _one(self, item: msgspec.Raw | bytearray) -> MessageT | Failure:
+        try:
+            message: MessageT = self._decode_message(item)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            handle, seq, tag = _address(self.codec, item)
+            return failure(
+                handle,
+                seq,
+                "protocol_error",
+                f"expected a known, well-formed message, got {tag!r}: {error}",
+            )
+        return message
+
+    def chunk(self, chunk: Chunk) -> MessageT | Failure | None:
+        """Add a piece; returns the whole message with its last piece (section 2.3).
+
+        Raises:
+            RemoteProtocolError: The pieces exceed the limits.
+        """
+        partial = self._partial.get(chunk.stream)
+        if partial is None:
+            if len(self._partial) >= _OPEN_STREAMS:
+                raise RemoteProtocolError(
+                    f"expected at most {_OPEN_STREAMS} chunked messages at a time",
+                    code="invalid_frame",
+                )
+            partial = self._partial[chunk.stream] = bytearray()
+        partial += chunk.data
+        self._partial_bytes += len(chunk.data)
+        # The bound holds for all open streams together, or a peer could fill our
+        # memory with many unfinished messages.
+        if self._partial_bytes > self.limits.message_bytes:
+            raise RemoteProtocolError(
+                f"expected chunked messages of at most {self.limits.message_bytes} "
+                f"bytes, got {self._partial_bytes}",
+                code="invalid_frame",
+                detail={
+                    "size": self._partial_bytes,
+                    "limit": self.limits.message_bytes,
+                },
+            )
+        if not chunk.final:
+            return None
+        del self._partial[chunk.stream]
+        self._partial_bytes -= len(partial)
+        return self._one(partial)
+
+
+def _address(
+    codec: Codec, item: msgspec.Raw | bytearray
+) -> tuple[int | None, int | None, str]:
+    """Find handle, sequence number and tag of a message that has no valid form."""
+    try:
+        fields = codec.generic(item)  # type: ignore[arg-type]  # Raw is a buffer
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, None, "?"
+    if not isinstance(fields, list) or not fields:
+        return None, None, type(fields).__name__
+    numbers = [field if type(field) is int else None for field in fields[1:3]]
+    handle, seq = (*numbers, None, None)[:2]
+    return handle, seq, str(fields[0])[:64]

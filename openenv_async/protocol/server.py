@@ -1,0 +1,389 @@
+"""The server's side of one connection: frames in, work out; replies in, frames out.
+
+The machine reads no clock and touches no socket. It answers what concerns only the
+protocol by itself, and hands out `Work`: what an environment has to execute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from .. import messages as m
+from ..errors import LocalProtocolError, RemoteProtocolError
+from .connection import Connection, tag_of
+from .framing import Inbox
+from .channels import Channel, Work
+from .sessions import Watcher
+from .table import SessionTable
+from .tables import RECEIVES, Phase
+
+__all__ = ["ServerProtocol"]
+
+_KEY: Final = re.compile(r"[0-9a-f]{32,128}")
+"""At least 128 bits, so that keys cannot be guessed (section 4.1)."""
+_MAX_HANDLE: Final = 2**53 - 1
+"""What every JSON implementation can represent."""
+
+
+def _always(_token: str | None) -> bool:
+    return True
+
+
+class ServerProtocol(Connection):
+    """One connection, seen from the server.
+
+    Args:
+        table: The server's sessions.
+        codec: The encoding that the subprotocol names.
+        server: Name and version of the software, for `welcome`.
+        incarnation: Identifies the table; a client compares it after a reconnect.
+        limits: What this side accepts.
+        authorize: Whether `hello` with this token may go on; the default lets all.
+        wake: Called when something begins to wait in the outbox.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        *,
+        codec: m.Codec = m.MSGPACK,
+        server: str = "",
+        incarnation: str,
+        limits: m.Limits | None = None,
+        authorize: Callable[[str | None], bool] = _always,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(codec, limits, wake)
+        self.table = table
+        self.peer = ""
+        """What the client calls itself."""
+        self._server = server
+        self._incarnation = incarnation
+        self._authorize = authorize
+        self._inbox: Inbox[m.ClientMessage] = Inbox(codec, self.limits, role="server")
+        self._channels: dict[int, Channel] = {}
+        self._reserved: set[int] = set()
+        self._watchers: dict[int, Watcher] = {}
+
+    # Receiving
+
+    def receive(self, frame: bytes, now: float) -> list[Work]:
+        """Take a frame; returns what has to be executed, in order.
+
+        Nothing is raised for bad input: the answer, with a code, goes to the outbox,
+        and after an unreadable frame `close_code` is set.
+        """
+        work: list[Work] = []
+        self._heard = now
+        try:
+            messages = self._inbox.messages(frame)
+            channels = self._channels
+            ready = self.phase is Phase.READY
+            for message in messages:
+                # The hot path: the table allows a step in phase READY.
+                if ready and type(message) is m.Step:
+                    channel = channels.get(message.handle)
+                    if channel is not None:
+                        item = channel.accept(message, now)
+                        if item is not None:
+                            work.append(item)
+                        continue
+                self._dispatch(message, now, work)
+                ready = self.phase is Phase.READY
+        except RemoteProtocolError as error:
+            self._fail_connection(error)
+        if self.table.released:
+            work.extend(self.table.released)
+            self.table.released.clear()
+        return work
+
+    def _dispatch(
+        self, message: m.ClientMessage | m.Failure, now: float, work: list[Work]
+    ) -> None:
+        if isinstance(message, m.Failure):
+            self._malformed(message)
+            return
+        phase = RECEIVES["server"][self.phase].get(type(message))
+        if phase is None:
+            raise RemoteProtocolError(
+                f"expected no {tag_of(message)!r} in phase {self.phase.value!r}",
+                code="protocol_error",
+            )
+        match message:
+            case m.Step() | m.Reset() | m.GetState() | m.Close() | m.Cancel():
+                self._request(message, now, work)
+            case m.Chunk():
+                whole = self._inbox.chunk(message)
+                if isinstance(whole, m.Chunk):
+                    raise RemoteProtocolError(
+                        "expected a message in chunks, got a chunk in chunks",
+                        code="invalid_frame",
+                    )
+                if whole is not None:
+                    self._dispatch(whole, now, work)
+            case m.Hello():
+                self._greet(message)
+                return
+            case m.Open() | m.Resume() | m.TakeOver():
+                self._open(message, now)
+            case m.Ping():
+                self.say(m.Pong(message.nonce))
+            case m.Pong():
+                pass
+            case m.Goodbye():
+                self.close_code = 1000
+            case m.HandBack():
+                channel = self._channels.get(message.handle)
+                if channel is None or not channel.guest:
+                    self._unknown_handle(message.handle, None)
+                else:
+                    self.table.hand_back(channel)
+            case m.ListSessions():
+                self._list(message, now)
+            case m.Watch():
+                self._watch(message, now)
+            case m.Unwatch():
+                self.unwatch(message.id)
+        self.phase = phase
+
+    def _greet(self, hello: m.Hello) -> None:
+        if hello.version != m.VERSION:
+            raise RemoteProtocolError(
+                f"expected protocol version {m.VERSION}, got {hello.version}",
+                code="version_mismatch",
+                detail={"supported": [m.VERSION]},
+            )
+        if not self._authorize(hello.token):
+            raise RemoteProtocolError(
+                "expected a valid bearer token, got "
+                + ("none" if hello.token is None else "another one"),
+                code="unauthorized",
+            )
+        if hello.limits.frame_bytes < 1024 or hello.limits.chunk_bytes < 256:
+            raise RemoteProtocolError(
+                "expected frame_bytes of at least 1024 and chunk_bytes of at least "
+                f"256, got {hello.limits.frame_bytes} and {hello.limits.chunk_bytes}",
+                code="protocol_error",
+            )
+        self.peer = hello.client[:200]
+        self._outbox.peer = hello.limits
+        self.phase = Phase.READY
+        self.say(
+            m.Welcome(
+                m.VERSION,
+                self._server,
+                self._incarnation,
+                self.limits,
+                self.table.environments,
+            )
+        )
+
+    def _request(
+        self,
+        message: m.Step | m.Reset | m.GetState | m.Close | m.Cancel,
+        now: float,
+        work: list[Work],
+    ) -> None:
+        channel = self._channels.get(message.handle)
+        if channel is None:
+            if not isinstance(message, m.Cancel):
+                self._unknown_handle(message.handle, message.seq)
+            return
+        item = (
+            channel.cancel(message.seq)
+            if isinstance(message, m.Cancel)
+            else channel.accept(message, now)
+        )
+        if item is not None:
+            work.append(item)
+
+    def _unknown_handle(self, handle: int, seq: int | None) -> None:
+        self.say(
+            m.failure(
+                handle,
+                seq,
+                "unknown_session",
+                f"expected the handle of an open session, got {handle}",
+                executed="no",
+            )
+        )
+
+    def _malformed(self, problem: m.Failure) -> None:
+        channel = None if problem.handle is None else self._channels.get(problem.handle)
+        if self.phase is Phase.GREETING:
+            raise RemoteProtocolError(problem.message, code="protocol_error")
+        if channel is not None and problem.seq is not None:
+            channel.reject(problem)
+        else:
+            self.say(problem)
+
+    def _open(self, message: m.Open | m.Resume | m.TakeOver, now: float) -> None:
+        handle = message.handle
+        trouble = ""
+        if not 0 <= handle <= _MAX_HANDLE:
+            trouble = f"expected a handle from 0 to 2**53 - 1, got {handle}"
+        elif _KEY.fullmatch(message.key) is None:
+            trouble = "expected a key of at least 32 lower-case hexadecimal digits"
+        elif handle in self._reserved or (
+            handle in self._channels and self._channels[handle].key != message.key
+        ):
+            trouble = f"expected a handle that is free, got {handle}"
+        elif len(self._reserved) + len(self._channels) >= self.limits.in_flight:
+            trouble = f"expected at most {self.limits.in_flight} handles"
+        if trouble:
+            self.say(m.failure(handle, None, "protocol_error", trouble))
+            return
+        self._reserved.add(handle)
+        match message:
+            case m.Open():
+                self.table.open(self, message, now)
+            case m.Resume():
+                self.table.resume(self, message)
+            case m.TakeOver():
+                self.table.take_over(self, message)
+
+    def refuse_frame_type(self) -> None:
+        """A text frame came on a binary encoding, or the other way round (2.2)."""
+        if self.close_code is None:
+            expected = "text" if self.codec.is_text else "binary"
+            self._fail_connection(
+                RemoteProtocolError(
+                    f"expected {expected} frames in {self.codec.encoding}, got another",
+                    code="invalid_frame",
+                )
+            )
+
+    def _fail_connection(self, error: RemoteProtocolError) -> None:
+        """Say what is wrong, then end: the peer cannot be understood any more."""
+        self.say(m.failure(None, None, error.code, error.message, detail=error.detail))
+        self.phase = Phase.CLOSED
+        self.close_code = {"unauthorized": 1008, "invalid_frame": 1007}.get(
+            error.code, 1002
+        )
+
+    # Handles; the table calls these
+
+    def bind(self, handle: int, channel: Channel) -> None:
+        """Make a handle mean a channel."""
+        self._reserved.discard(handle)
+        self._channels[handle] = channel
+
+    def release(self, handle: int) -> None:
+        """Make a handle mean nothing."""
+        self._reserved.discard(handle)
+        self._channels.pop(handle, None)
+
+    def drop(self, channel: Channel, code: str, message: str) -> None:
+        """Take a channel off this connection and tell the client."""
+        self.release(channel.handle)
+        self.say(m.Ended(channel.handle, code, message))
+
+    # Watching
+
+    def _list(self, message: m.ListSessions, now: float) -> None:
+        chosen = [
+            session
+            for session in self.table.by_id.values()
+            if message.environment in (None, session.environment)
+        ]
+        most = max(0, message.limit)
+        rows = [session.row(now) for session in chosen[:most]]
+        self.say(m.Sessions(message.id, rows, len(chosen)))
+
+    def _watch(self, message: m.Watch, now: float) -> None:
+        session = self.table.by_id.get(message.session)
+        if session is None or message.id in self._watchers:
+            what = (
+                f"the id of a session, got {message.session!r}"
+                if session is None
+                else f"an id that is free, got {message.id}"
+            )
+            self.say(
+                m.failure(
+                    None,
+                    None,
+                    "unknown_session" if session is None else "protocol_error",
+                    f"expected {what}",
+                    executed="no",
+                    detail={"watch": message.id},
+                )
+            )
+            return
+        watcher = Watcher(self, session, id=message.id, limit=max(1, message.queue))
+        self._watchers[message.id] = watcher
+        session.watchers = [*(session.watchers or ()), watcher]
+        self.say(m.Watching(message.id, session.row(now)))
+
+    def unwatch(self, id: int) -> None:
+        """End a subscription; an unknown one is ignored."""
+        watcher = self._watchers.pop(id, None)
+        if watcher is not None:
+            rest = [
+                other
+                for other in watcher.session.watchers or ()
+                if other is not watcher
+            ]
+            watcher.session.watchers = rest or None
+
+    def tell(
+        self,
+        watcher: Watcher,
+        kind: str,
+        seq: int,
+        *,
+        codec: m.Codec,
+        request: bytes,
+        payload: bytes,
+        times: tuple[int, int, int],
+    ) -> None:
+        """Queue an event for a watcher, or count it as dropped (section 7.2)."""
+        if len(self._outbox) >= watcher.limit:
+            watcher.dropped += 1
+            return
+        event = self.codec.encode(
+            m.Event(
+                watcher.id,
+                kind,  # type: ignore[arg-type]  # one of the literals, by the caller
+                seq,
+                watcher.dropped,
+                m.raw(codec.transcode(request, self.codec)),
+                m.raw(codec.transcode(payload, self.codec)),
+                *times,
+            )
+        )
+        try:
+            self.send(event)
+        except LocalProtocolError:
+            # Larger than this watcher accepts: it will learn that one is missing.
+            watcher.dropped += 1
+        else:
+            watcher.dropped = 0
+
+    # End
+
+    def goodbye(self, reason: str, retry_after: float | None = None) -> None:
+        """Announce the end: no new session begins, what runs is answered (3.6)."""
+        if self.phase is Phase.READY:
+            self.phase = Phase.DRAINING
+            self.say(m.Goodbye(reason, retry_after))
+
+    def connection_lost(self, now: float) -> None:
+        """The socket is gone: leases begin, watchers end. Idempotent."""
+        self.phase = Phase.CLOSED
+        self.table.forget_connection(self)
+        channels = list(self._channels.values())
+        self._channels.clear()
+        self._reserved.clear()
+        for channel in channels:
+            if channel.protocol is self:
+                self.table.detach(channel, now)
+        for id in list(self._watchers):
+            self.unwatch(id)
+        self._outbox.clear()
+
+    @property
+    def channels(self) -> int:
+        """How many sessions are attached."""
+        return len(self._channels)

@@ -1,0 +1,250 @@
+"""A session: one environment with its episode, as the protocol sees it.
+
+Clients reach it through channels: one belongs to the owner, and while somebody has
+taken the session over, a second one belongs to the guest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .. import messages as m
+from ..errors import Executed
+from .channels import Channel, Request
+from .tables import OUTCOMES, Outcome, Stage
+
+if TYPE_CHECKING:
+    from .server import ServerProtocol
+    from .table import SessionTable
+
+__all__ = ["Session", "Watcher"]
+
+
+_KINDS = {m.Reset: "reset", m.Step: "step", m.GetState: "state", m.Close: "ended"}
+
+
+class Watcher:
+    """One connection's subscription to a session, with a bounded backlog (7.2)."""
+
+    __slots__ = ("dropped", "id", "limit", "protocol", "session")
+
+    def __init__(
+        self, protocol: ServerProtocol, session: Session, *, id: int, limit: int
+    ) -> None:
+        self.protocol = protocol
+        self.session = session
+        self.id = id
+        self.limit = limit
+        self.dropped = 0
+
+
+class Session:
+    """An environment with its episode, as far as the protocol is concerned."""
+
+    __slots__ = (
+        "broken",
+        "channel",
+        "created",
+        "environment",
+        "episode",
+        "guest",
+        "host",
+        "id",
+        "label",
+        "owner",
+        "queue_ns",
+        "request",
+        "reward",
+        "since",
+        "stage",
+        "step",
+        "table",
+        "watchers",
+    )
+
+    def __init__(
+        self, table: SessionTable, id: str, environment: str, label: str, now: float
+    ) -> None:
+        self.table = table
+        self.id = id
+        self.environment = environment
+        self.label = label
+        self.stage = Stage.NEW
+        self.broken = ""
+        """Why the episode cannot go on, for the stages BROKEN and POISONED."""
+        self.owner: Channel | None = None
+        self.guest: Channel | None = None
+        self.channel: Channel | None = None
+        """The channel whose request is in flight."""
+        self.request: Request | None = None
+        self.since = now
+        """When the request in flight arrived."""
+        self.queue_ns = 0
+        """Time the request in flight spent before the environment got it."""
+        self.created = now
+        self.episode = 0
+        self.step = 0
+        self.reward: float | None = None
+        self.watchers: list[Watcher] | None = None
+        self.host: object = None
+        """What the server puts here to execute requests; opaque to the protocol."""
+
+    def reply(
+        self,
+        payload: m.Payload,
+        *,
+        done: bool = False,
+        reward: float | None = None,
+        environment_ns: int = 0,
+        encode_ns: int = 0,
+    ) -> None:
+        """End the request in flight with a payload: an observation or a state.
+
+        Args:
+            payload: The value, or its encoding as `msgspec.Raw`.
+            done: Whether the observation ends the episode.
+            reward: The observation's reward, for lists.
+            environment_ns: Time spent in the environment.
+            encode_ns: Time spent encoding the payload.
+        """
+        request = self.request
+        channel = self.channel
+        assert request is not None
+        assert channel is not None
+        kind = type(request)
+        if kind is m.Step:
+            self.step += 1
+            if reward is not None:
+                self.reward = (self.reward or 0.0) + reward
+            self.stage = Stage.DONE if done else Stage.RUNNING
+        elif kind is m.Reset:
+            self.episode += 1
+            self.step = 0
+            self.reward = reward
+            self.stage = OUTCOMES[Outcome.FINAL if done else Outcome.ONGOING][
+                self.stage
+            ]
+        self.request = None
+        channel.reply(payload, environment_ns, encode_ns)
+        if self.watchers:
+            self._tell_watchers(request, payload, environment_ns, encode_ns)
+        if kind is m.Close:
+            self.table.remove(self)
+        elif channel.guest:
+            self.release_held()
+
+    def fail(
+        self,
+        code: str,
+        message: str,
+        *,
+        outcome: Outcome = Outcome.UNCHANGED,
+        executed: Executed | None = None,
+        detail: dict[str, object] | None = None,
+    ) -> None:
+        """End the request in flight with an error."""
+        request = self.request
+        channel = self.channel
+        assert request is not None
+        assert channel is not None
+        self.stage = OUTCOMES[outcome][self.stage]
+        if outcome is not Outcome.UNCHANGED:
+            self.broken = f"{code}: {message}"
+        self.request = None
+        channel.fail(code, message, executed=executed, detail=detail)
+        if self.watchers:
+            payload = channel.codec.encode({"code": code, "message": message})
+            self._tell_watchers(request, msgspec.Raw(payload), 0, 0, error=True)
+        if type(request) is m.Close:
+            self.table.remove(self)
+        elif channel.guest:
+            self.release_held()
+
+    def release_held(self) -> None:
+        """Let the owner's request go on that waited for a take-over to end."""
+        owner = self.owner
+        if (
+            owner is None
+            or owner.held is None
+            or self.guest is not None
+            or self.request is not None
+        ):
+            return
+        request, owner.held = owner.held, None
+        # It was accepted when it came; now it takes its place again.
+        owner.seq -= 1
+        owner.busy = False
+        work = owner.accept(request, self.since)
+        if work is not None:
+            self.table.released.append(work)
+
+    def break_episode(self, reason: str) -> None:
+        """Mark the episode as lost although no request is in flight."""
+        if self.stage in (Stage.RUNNING, Stage.DONE):
+            self.stage = OUTCOMES[Outcome.BROKEN][self.stage]
+            self.broken = reason
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Report on the request in flight; lost if nobody is connected."""
+        channel = self.channel
+        if channel is not None and channel.busy:
+            channel.say(m.Progress(channel.handle, channel.seq, fraction, message))
+
+    def row(self, now: float) -> m.SessionRow:
+        """Describe the session for lists."""
+        owner = self.owner
+        return m.SessionRow(
+            session=self.id,
+            environment=self.environment,
+            owner=self.label,
+            state=self.stage.value,
+            episode=self.episode,
+            step=self.step,
+            reward=self.reward,
+            age=now - self.created,
+            busy=None if self.request is None else now - self.since,
+            attached=owner is not None and owner.protocol is not None,
+            taken_over=self.guest is not None,
+        )
+
+    def channels(self) -> list[Channel]:
+        """The channels that exist, the owner's first."""
+        return [channel for channel in (self.owner, self.guest) if channel is not None]
+
+    # Watching.
+
+    def _tell_watchers(
+        self,
+        request: Request,
+        payload: m.Payload,
+        environment_ns: int,
+        encode_ns: int,
+        *,
+        error: bool = False,
+    ) -> None:
+        assert self.channel is not None
+        codec = self.channel.codec
+        asked: object = None
+        kind = _KINDS[type(request)]
+        if isinstance(request, m.Step):
+            asked = request.action
+        elif isinstance(request, m.Reset):
+            asked = {
+                "seed": request.seed,
+                "episode_id": request.episode_id,
+                "options": request.options,
+            }
+        encoded = codec.encode(payload)
+        encoded_request = codec.encode(asked)
+        for watcher in self.watchers or ():
+            watcher.protocol.tell(
+                watcher,
+                "error" if error else kind,
+                request.seq,
+                codec=codec,
+                request=encoded_request,
+                payload=encoded,
+                times=(self.queue_ns, environment_ns, encode_ns),
+            )

@@ -1,0 +1,335 @@
+"""The server's sessions: found by key or id, bounded, leased, ended.
+
+Time is passed in. What the table cannot do itself, closing environments, it asks for:
+`tick` returns the sessions whose lease ran out, `released` holds work that became
+possible without a new message.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from .. import messages as m
+from .channels import Channel, Work
+from .sessions import Session
+from .tables import Stage
+
+if TYPE_CHECKING:
+    from .server import ServerProtocol
+
+__all__ = ["SessionTable"]
+
+_AFTER_EVICTION: Final = 0.8
+"""Share of the bound that is left after evicting, so that evictions are rare."""
+
+
+class _Waiting:
+    """An `open` that waits for capacity (section 4.2)."""
+
+    __slots__ = ("deadline", "message", "protocol")
+
+    def __init__(
+        self, protocol: ServerProtocol, message: m.Open, deadline: float
+    ) -> None:
+        self.protocol = protocol
+        self.message = message
+        self.deadline = deadline
+
+
+class SessionTable:
+    """All sessions of one server: by key, by public id, within limits.
+
+    Args:
+        environments: Names that can be opened; the first is the default.
+        limits: `sessions` and `lease` bound what clients can ask for.
+        kept_bytes: Bound for all kept replies together, in bytes.
+    """
+
+    def __init__(
+        self,
+        environments: list[str],
+        *,
+        limits: m.Limits,
+        kept_bytes: int = 1024 * 1024 * 1024,
+    ) -> None:
+        self.environments = environments
+        self.limits = limits
+        self.kept_bytes = kept_bytes
+        self.kept = 0
+        self.by_key: dict[str, Channel] = {}
+        self.by_id: dict[str, Session] = {}
+        self.draining = False
+        self._detached: set[Channel] = set()
+        self._waiting: deque[_Waiting] = deque()
+        self.released: list[Work] = []
+        """Work that became possible without a new message; the server takes it."""
+        self._opened = 0
+        self._vacant = False
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    # Opening.
+
+    def open(self, protocol: ServerProtocol, message: m.Open, now: float) -> None:
+        """Create the session, or attach to it if the key exists, and say so."""
+        channel = self.by_key.get(message.key)
+        if channel is not None:
+            self._attach(channel, protocol, message.handle, resumed=True)
+            return
+        name = message.environment or self.environments[0]
+        if name not in self.environments:
+            self._refuse(
+                protocol,
+                message,
+                "unknown_environment",
+                f"expected one of {self.environments!r}, got {name!r}",
+            )
+        elif self.draining:
+            self._refuse(protocol, message, "shutting_down", "the server is leaving")
+        elif len(self.by_id) >= self.limits.sessions:
+            if message.wait > 0:
+                self._waiting.append(_Waiting(protocol, message, now + message.wait))
+            else:
+                self._refuse_full(protocol, message)
+        else:
+            self._create(protocol, message, name, now)
+
+    def _create(
+        self, protocol: ServerProtocol, message: m.Open, name: str, now: float
+    ) -> None:
+        self._opened += 1
+        session = Session(self, f"s{self._opened}", name, message.owner, now)
+        channel = Channel(
+            session,
+            message.key,
+            self._lease(message.lease),
+            codec=protocol.codec,
+            guest=False,
+        )
+        channel.holds = message.hold
+        session.owner = channel
+        self.by_id[session.id] = session
+        self.by_key[channel.key] = channel
+        self._attach(channel, protocol, message.handle, resumed=False)
+
+    def _lease(self, asked: float | None) -> float:
+        most = self.limits.lease
+        return most if asked is None else max(0.0, min(asked, most))
+
+    def _refuse(
+        self,
+        protocol: ServerProtocol,
+        message: m.Open | m.Resume | m.TakeOver,
+        code: str,
+        text: str,
+        detail: dict[str, object] | None = None,
+    ) -> None:
+        protocol.release(message.handle)
+        protocol.say(m.failure(message.handle, None, code, text, detail=detail))
+
+    def _refuse_full(self, protocol: ServerProtocol, message: m.Open) -> None:
+        sessions, most = len(self.by_id), self.limits.sessions
+        self._refuse(
+            protocol,
+            message,
+            "at_capacity",
+            f"expected room for another session, got {sessions} of {most} in use",
+            {"sessions": sessions, "max_sessions": most},
+        )
+
+    def resume(self, protocol: ServerProtocol, message: m.Resume) -> None:
+        """Attach an existing channel to a new connection, or say that it is gone."""
+        channel = self.by_key.get(message.key)
+        if channel is None:
+            self._refuse(
+                protocol,
+                message,
+                "unknown_session",
+                "expected the key of a session, got one that is not known here",
+            )
+            return
+        self._attach(channel, protocol, message.handle, resumed=True)
+
+    def _attach(
+        self, channel: Channel, protocol: ServerProtocol, handle: int, *, resumed: bool
+    ) -> None:
+        if channel.protocol is not None and channel.protocol is not protocol:
+            # The client knows before us that its old connection is dead, or somebody
+            # who holds the key moves the session: the key decides.
+            channel.protocol.drop(channel, "session_closed", "resumed elsewhere")
+        elif channel.protocol is protocol and channel.handle != handle:
+            protocol.release(channel.handle)
+        self._detached.discard(channel)
+        channel.attach(protocol, handle)
+        protocol.bind(handle, channel)
+        session = channel.session
+        protocol.say(
+            m.Opened(
+                handle,
+                session.id,
+                session.environment,
+                channel.seq,
+                channel.lease,
+                resumed,
+            )
+        )
+
+    # Ending.
+
+    def detach(self, channel: Channel, now: float) -> None:
+        """The channel's connection is gone: its lease begins."""
+        if channel.key in self.by_key:
+            channel.detach(now + channel.lease)
+            self._detached.add(channel)
+
+    def remove(self, session: Session, code: str = "session_closed") -> None:
+        """Forget a session whose environment is closed."""
+        session.stage = Stage.CLOSED
+        for channel in session.channels():
+            self._forget(channel)
+            if channel.protocol is not None:
+                if channel is session.channel or code == "session_closed":
+                    channel.protocol.release(channel.handle)
+                else:
+                    channel.protocol.drop(channel, code, "the server ended the session")
+            channel.detach()
+        self.by_id.pop(session.id, None)
+        for watcher in session.watchers or ():
+            watcher.protocol.unwatch(watcher.id)
+        self._vacant = bool(self._waiting)
+
+    def _forget(self, channel: Channel) -> None:
+        self.by_key.pop(channel.key, None)
+        self._detached.discard(channel)
+        channel.evict()
+        channel.live = False
+
+    def forget_connection(self, protocol: ServerProtocol) -> None:
+        """Drop what a connection waits for: nobody is there to get it."""
+        self._waiting = deque(
+            waiting for waiting in self._waiting if waiting.protocol is not protocol
+        )
+
+    # Time.
+
+    def tick(self, now: float) -> list[Session]:
+        """Let time pass; returns sessions to close because their lease ran out.
+
+        Call it after every batch of ended sessions, and at `next_tick` at the latest.
+        The caller closes the environments, then calls `remove`.
+        """
+        ended: list[Session] = []
+        for channel in [
+            channel
+            for channel in self._detached
+            if channel.expires_at is not None and channel.expires_at <= now
+        ]:
+            self._detached.discard(channel)
+            if channel.guest:
+                self.hand_back(channel)
+            else:
+                # No key finds it any more, though its environment still has to close.
+                self.by_key.pop(channel.key, None)
+                ended.append(channel.session)
+        self._serve_waiting(now)
+        return ended
+
+    def _serve_waiting(self, now: float) -> None:
+        still = deque[_Waiting]()
+        for waiting in self._waiting:
+            if waiting.message.key in self.by_key or (
+                len(self.by_id) < self.limits.sessions
+            ):
+                self.open(
+                    waiting.protocol,
+                    msgspec.structs.replace(waiting.message, wait=0.0),
+                    now,
+                )
+            elif waiting.deadline <= now:
+                self._refuse_full(waiting.protocol, waiting.message)
+            else:
+                still.append(waiting)
+        self._waiting = still
+        self._vacant = False
+
+    def next_tick(self) -> float | None:
+        """When `tick` has something to do; 0.0 for at once, None for never."""
+        if self._vacant:
+            return 0.0
+        times = [
+            channel.expires_at
+            for channel in self._detached
+            if channel.expires_at is not None
+        ]
+        times.extend(waiting.deadline for waiting in self._waiting)
+        return min(times, default=None)
+
+    # Kept replies.
+
+    def count_kept(self, size: int) -> None:
+        """Account for a kept reply; evicts the largest ones over the bound (5.3)."""
+        self.kept += size
+        if self.kept > self.kept_bytes:
+            self._evict()
+
+    def _evict(self) -> None:
+        keeping = [
+            channel for channel in self.by_key.values() if channel.kept is not None
+        ]
+        goal = self.kept_bytes * _AFTER_EVICTION
+        for channel in heapq.nlargest(
+            len(keeping), keeping, key=lambda channel: len(channel.kept or b"")
+        ):
+            if self.kept <= goal:
+                break
+            channel.evict()
+
+    # Taking over.
+
+    def take_over(self, protocol: ServerProtocol, message: m.TakeOver) -> None:
+        """Give a second client the wheel (section 7.3)."""
+        session = self.by_id.get(message.session)
+        if session is None:
+            self._refuse(
+                protocol,
+                message,
+                "unknown_session",
+                f"expected the id of a session, got {message.session!r}",
+            )
+            return
+        if session.guest is not None or message.key in self.by_key:
+            self._refuse(
+                protocol,
+                message,
+                "taken_over",
+                f"expected a session that is free, got {message.session!r}",
+            )
+            return
+        guest = Channel(
+            session,
+            message.key,
+            self._lease(message.lease),
+            codec=protocol.codec,
+            guest=True,
+        )
+        session.guest = guest
+        self.by_key[guest.key] = guest
+        self._attach(guest, protocol, message.handle, resumed=False)
+
+    def hand_back(self, guest: Channel) -> None:
+        """End a take-over; the owner's waiting request goes to `released`.
+
+        While the guest's own request still runs, that happens at its end.
+        """
+        session = guest.session
+        session.guest = None
+        self._forget(guest)
+        if guest.protocol is not None:
+            guest.protocol.drop(guest, "session_closed", "handed back")
+        guest.detach()
+        session.release_held()
