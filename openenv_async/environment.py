@@ -1,0 +1,425 @@
+"""What an environment author subclasses, and how a server finds it.
+
+An environment is a class with `reset`, `step` and `state`, typed by three structs.
+The same types drive decoding, validation, JSON Schema and the typed client, so there
+is nothing else to write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from .errors import LocalProtocolError
+
+__all__ = [
+    "ENTRY_POINTS",
+    "Action",
+    "AnyEnvironment",
+    "Environment",
+    "EnvironmentMetadata",
+    "EnvironmentSpec",
+    "Execution",
+    "Observation",
+    "State",
+    "find_spec",
+    "type_arguments",
+]
+
+ENTRY_POINTS: Final = "openenv_async.environments"
+"""The entry point group in which an environment's distribution announces itself."""
+
+Execution = Literal["inline", "thread", "process"]
+"""Where an environment runs: on the event loop, in a thread, in a worker process."""
+
+
+class _RecordMeta(msgspec.StructMeta):
+    """Makes every subclass frozen and keyword-only, not just the first."""
+
+    def __new__(
+        mcls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        **config: Any,
+    ) -> Any:
+        config.setdefault("frozen", True)
+        config.setdefault("kw_only", True)
+        return super().__new__(mcls, name, bases, namespace, **config)
+
+
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,)
+)
+class _Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True):
+    """A struct whose subclasses are frozen and keyword-only."""
+
+
+class Action(_Record, forbid_unknown_fields=True):
+    """What an agent does: subclass it and add fields.
+
+    A field that the type does not have is an error, so that a typo is not silently
+    an action with a default. Give subclasses a `tag` to use several in a union.
+    """
+
+
+class Observation(_Record, omit_defaults=True):
+    """What an agent sees: subclass it and add fields."""
+
+    reward: float | None = None
+    """Reward of the step that led here; None where there is none, as after reset."""
+    terminated: bool = False
+    """The task reached its end: no value follows this observation."""
+    truncated: bool = False
+    """The episode was cut off: the task would have gone on."""
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Whatever else is worth recording; not meant for the policy."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode is over."""
+        return self.terminated or self.truncated
+
+
+class State(_Record, omit_defaults=True):
+    """What describes an environment's episode: subclass it and add fields."""
+
+    episode_id: str | None = None
+    step_count: int = 0
+
+
+class EnvironmentMetadata(_Record):
+    """What a server tells about an environment at `/metadata`."""
+
+    name: str
+    description: str = ""
+    version: str = ""
+    author: str = ""
+    readme: str = ""
+    documentation_url: str = ""
+    execution: Execution = "thread"
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Facts of the environment's own, such as what fences its code."""
+
+
+ActT = TypeVar("ActT")
+ObsT = TypeVar("ObsT", bound=Observation)
+StateT = TypeVar("StateT", bound=State)
+
+
+class Environment(ABC, Generic[ActT, ObsT, StateT]):
+    """One environment: one episode at a time, one call at a time.
+
+    Subclass it with three types, `Environment[MyAction, MyObservation, MyState]`.
+    Every method may be `async` or not. By default an environment with an async `step`
+    runs on the event loop and one with a blocking `step` in a thread; `execution`
+    says otherwise, and the operator has the last word.
+
+    A session has an instance of its own, built at its first reset. Calls never
+    overlap. An exception in `step` or `reset` reaches the caller with its traceback
+    and ends the episode, because nobody knows what state it left; raise
+    `InvalidAction` before changing anything to refuse an action and go on.
+    """
+
+    name: ClassVar[str] = ""
+    """What clients open it by; the class's name in snake case where it is empty."""
+    execution: ClassVar[Execution | None] = None
+    """Where to run; None chooses by whether `step` is async."""
+    action_type: ClassVar[Any] = None
+    """Filled in from the type arguments."""
+    observation_type: ClassVar[Any] = None
+    """Filled in from the type arguments."""
+    state_type: ClassVar[Any] = None
+    """Filled in from the type arguments."""
+
+    _report: Callable[[float | None, str], None] | None = None
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        found = type_arguments(cls, Environment)
+        if found is not None:
+            cls.action_type, cls.observation_type, cls.state_type = found
+
+    @abstractmethod
+    def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> ObsT | Awaitable[ObsT]:
+        """Start an episode and return its first observation.
+
+        Args:
+            seed: Makes the episode repeatable; None chooses any.
+            episode_id: The caller's name for the episode.
+            options: What this environment documents, such as the choice of a task.
+        """
+
+    @abstractmethod
+    def step(self, action: ActT) -> ObsT | Awaitable[ObsT]:
+        """Perform an action and return what follows.
+
+        An async `step` may be cancelled at any `await` by a deadline or by its caller.
+        """
+
+    @abstractmethod
+    def state(self) -> StateT | Awaitable[StateT]:
+        """Describe the episode without changing it."""
+
+    def close(self) -> None | Awaitable[None]:
+        """Give back what the environment holds; called once, at the session's end."""
+        return None
+
+    def report_progress(self, fraction: float | None = None, message: str = "") -> None:
+        """Tell the caller where a long step stands; callable from any thread.
+
+        Args:
+            fraction: Share that is done, from 0 to 1, if known.
+            message: For humans.
+        """
+        if self._report is not None:
+            self._report(fraction, message)
+
+    @classmethod
+    def metadata(cls) -> EnvironmentMetadata:
+        """Describe the environment; the default takes name and docstring."""
+        return EnvironmentMetadata(
+            name=environment_name(cls), description=inspect.getdoc(cls) or ""
+        )
+
+
+AnyEnvironment = Environment[Any, Any, Any]
+"""An environment of any types."""
+
+
+def environment_name(cls: type[AnyEnvironment]) -> str:
+    """The name that clients open an environment by."""
+    if cls.name:
+        return cls.name
+    plain = cls.__name__.removesuffix("Environment") or cls.__name__
+    return "".join(
+        f"_{letter.lower()}" if letter.isupper() and position else letter.lower()
+        for position, letter in enumerate(plain)
+    )
+
+
+def type_arguments(cls: type, generic: type) -> tuple[object, ...] | None:
+    """The concrete types that a class gives to one of its generic bases, if any."""
+    for base in _bases(cls):
+        origin = get_origin(base)
+        if isinstance(origin, type) and issubclass(origin, generic):
+            arguments = get_args(base)
+            if not any(isinstance(argument, TypeVar) for argument in arguments):
+                return arguments
+    return None
+
+
+def _bases(cls: type) -> tuple[object, ...]:
+    return cast(tuple[object, ...], cls.__dict__.get("__orig_bases__", cls.__bases__))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvironmentSpec:
+    """How to build one kind of environment, and what its messages look like.
+
+    Args:
+        name: What clients open it by.
+        factory: Builds an instance; called once a session.
+        target: Import path from which a worker process finds the same spec.
+    """
+
+    name: str
+    factory: Callable[[], AnyEnvironment]
+    action_type: Any
+    observation_type: Any
+    state_type: Any
+    execution: Execution
+    metadata: EnvironmentMetadata
+    target: str = ""
+    async_methods: frozenset[str] = frozenset()
+    """Which of reset, step, state and close are coroutine functions."""
+
+    @classmethod
+    def of(
+        cls,
+        environment: type[AnyEnvironment],
+        *,
+        arguments: Mapping[str, object] | None = None,
+        execution: Execution | None = None,
+        name: str | None = None,
+        target: str | None = None,
+    ) -> EnvironmentSpec:
+        """Describe a class of environments.
+
+        Args:
+            environment: The class.
+            arguments: Keyword arguments for its constructor.
+            execution: Overrides what the class says.
+            name: Overrides what the class says.
+            target: Import path for worker processes; by default the class's own.
+
+        Raises:
+            LocalProtocolError: The class is abstract or names no types.
+        """
+        if inspect.isabstract(environment):
+            missing = ", ".join(sorted(environment.__abstractmethods__))
+            raise LocalProtocolError(
+                f"expected an environment with all methods, got "
+                f"{environment.__qualname__!r} without {missing}"
+            )
+        if environment.action_type is None:
+            raise LocalProtocolError(
+                f"expected {environment.__qualname__}(Environment[Action, Observation, "
+                "State]) with three types, got none"
+            )
+        given = dict(arguments or {})
+        chosen = execution or environment.execution
+        if chosen is None:
+            is_async = inspect.iscoroutinefunction(environment.step)
+            chosen = "inline" if is_async else "thread"
+        metadata = environment.metadata()
+        name = name or environment_name(environment)
+        if target is None:
+            importable = "<locals>" not in environment.__qualname__
+            target = f"{environment.__module__}:{environment.__qualname__}"
+            target = "" if given or not importable else target
+        return cls(
+            name=name,
+            factory=(lambda: environment(**given)) if given else environment,
+            action_type=environment.action_type,
+            observation_type=environment.observation_type,
+            state_type=environment.state_type,
+            execution=chosen,
+            metadata=msgspec.structs.replace(metadata, name=name, execution=chosen),
+            target=target,
+            async_methods=frozenset(
+                method
+                for method in ("reset", "step", "state", "close")
+                if inspect.iscoroutinefunction(getattr(environment, method))
+            ),
+        )
+
+    def with_name(self, name: str) -> EnvironmentSpec:
+        """The same environment under another name."""
+        metadata = msgspec.structs.replace(self.metadata, name=name)
+        return dataclasses.replace(self, name=name, metadata=metadata)
+
+    def with_execution(self, execution: Execution | None) -> EnvironmentSpec:
+        """The same environment in another place; None leaves it where it is."""
+        if execution is None:
+            return self
+        metadata = msgspec.structs.replace(self.metadata, execution=execution)
+        return dataclasses.replace(self, execution=execution, metadata=metadata)
+
+
+def find_spec(target: str, *, execution: Execution | None = None) -> EnvironmentSpec:
+    """Find an environment by name or import path.
+
+    Args:
+        target: `package`, `package:Attribute` or an entry point's name; behind a `?`
+            arguments for the class or factory, as in `gymnasium_env?id=CartPole-v1`.
+        execution: Overrides what the environment says.
+
+    Raises:
+        LocalProtocolError: Nothing is there, or it is no environment.
+    """
+    path, _, query = target.partition("?")
+    arguments = {key: _literal(value) for key, value in parse_qsl(query)}
+    found = _find_object(path)
+    takes_arguments = True
+    if callable(found) and not isinstance(found, type):
+        found = _call(found, arguments, target)
+        takes_arguments = False
+    if isinstance(found, EnvironmentSpec):
+        return dataclasses.replace(found, target=target).with_execution(execution)
+    if not (isinstance(found, type) and issubclass(found, Environment)):
+        raise LocalProtocolError(
+            f"expected an Environment class at {target!r}, got {found!r}"
+        )
+    return EnvironmentSpec.of(
+        found,
+        arguments=arguments if takes_arguments else None,
+        execution=execution,
+        target=target,
+    )
+
+
+def _literal(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _call(
+    factory: Callable[..., object], arguments: dict[str, object], target: str
+) -> object:
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise LocalProtocolError(
+            f"expected arguments that fit {target!r}: {error}"
+        ) from error
+    return factory(**arguments)
+
+
+def _find_object(path: str) -> object:
+    module_name, _, attribute = path.partition(":")
+    if not attribute:
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            if entry.name == module_name:
+                return cast(object, entry.load())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        known = sorted(
+            entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)
+        )
+        raise LocalProtocolError(
+            f"expected an importable package or one of {known!r}, got "
+            f"{module_name!r}: {error}"
+        ) from error
+    if attribute:
+        found: object = module
+        for part in attribute.split("."):
+            found = getattr(found, part, None)
+        if found is None:
+            raise LocalProtocolError(
+                f"expected {attribute!r} in {module_name!r}, got nothing of that name"
+            )
+        return found
+    candidates = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Environment)
+        and not inspect.isabstract(value)
+    ]
+    if len(candidates) != 1:
+        names = sorted(candidate.__name__ for candidate in candidates)
+        raise LocalProtocolError(
+            f"expected exactly one Environment in {module_name!r}, got {names!r}: "
+            f"name one as {module_name}:NAME"
+        )
+    return candidates[0]
