@@ -1,0 +1,282 @@
+"""`create_app`: environments as a Starlette application."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .. import messages as m
+from ..environment import AnyEnvironment, EnvironmentSpec, Execution, find_spec
+from ..errors import LocalProtocolError
+from .connection import ABORT, CODECS, WebSocketLink
+from .core import ServerCore
+from .schema import environment_schema
+from .security import AccessPolicy, bearer_token
+
+__all__ = ["EnvironmentLike", "create_app", "create_core"]
+
+EnvironmentLike = type[AnyEnvironment] | EnvironmentSpec | str
+"""A class, a description of one, or what `openenv-async serve` takes."""
+
+_DRAIN_TIMEOUT = 10.0
+
+
+def create_app(
+    environments: EnvironmentLike
+    | Sequence[EnvironmentLike]
+    | Mapping[str, EnvironmentLike],
+    *,
+    max_sessions: int = 65_536,
+    lease: float = 60.0,
+    heartbeat: float = 15.0,
+    execution: Execution | None = None,
+    threads: int = 256,
+    workers: int = 2,
+    token: str | None = None,
+    allowed_hosts: Collection[str] = (),
+    allowed_origins: Collection[str] = (),
+    tracebacks: bool = True,
+    frame_bytes: int = 4 * 1024 * 1024,
+    message_bytes: int = 256 * 1024 * 1024,
+    kept_bytes: int = 1024 * 1024 * 1024,
+) -> Starlette:
+    """Build the application that serves environments.
+
+    Run it with `openenv-async serve`, or mount it: a lifespan that reaches it closes
+    the environments at shutdown.
+
+    Args:
+        environments: One environment, several, or several by name. The first is what
+            a client gets that names none.
+        max_sessions: Sessions at a time, all environments together.
+        lease: Most seconds that a session outlives its connection.
+        heartbeat: Seconds of silence before a ping; three of them end a connection.
+        execution: Overrides where the environments say they run.
+        threads: Most threads for blocking environments.
+        workers: Worker processes for each environment with execution `process`.
+        token: Bearer token that clients must show. `/health` needs none.
+        allowed_hosts: Names in `Host` besides addresses and `localhost`.
+        allowed_origins: Other sites whose pages may connect.
+        tracebacks: Whether clients see the tracebacks of environments.
+        frame_bytes: Largest WebSocket message to accept.
+        message_bytes: Largest message to accept, after its chunks are put together.
+        kept_bytes: Bound for the replies that are kept for a reconnect.
+
+    Raises:
+        LocalProtocolError: An environment cannot be found or described.
+    """
+    core = create_core(
+        environments,
+        execution=execution,
+        limits=m.Limits(
+            sessions=max_sessions,
+            lease=lease,
+            heartbeat=heartbeat,
+            frame_bytes=frame_bytes,
+            message_bytes=message_bytes,
+        ),
+        token=token,
+        tracebacks=tracebacks,
+        threads=threads,
+        workers=workers,
+        kept_bytes=kept_bytes,
+    )
+    policy = AccessPolicy(hosts=allowed_hosts, origins=allowed_origins)
+    endpoints = _Endpoints(core)
+    application = Starlette(
+        routes=[
+            Route("/health", endpoints.health),
+            Route("/metadata", endpoints.metadata),
+            Route("/schema", endpoints.schema),
+            WebSocketRoute("/ws", endpoints.websocket),
+        ],
+        lifespan=endpoints.lifespan,
+    )
+    application.add_middleware(_Gate, core=core, policy=policy)
+    application.state.core = core
+    return application
+
+
+def create_core(
+    environments: EnvironmentLike
+    | Sequence[EnvironmentLike]
+    | Mapping[str, EnvironmentLike],
+    *,
+    execution: Execution | None = None,
+    **options: Any,
+) -> ServerCore:
+    """Build the core from whatever describes environments."""
+    if isinstance(environments, Mapping):
+        named = [
+            _spec(environment, execution, name)
+            for name, environment in environments.items()
+        ]
+    elif isinstance(environments, Sequence) and not isinstance(environments, str):
+        named = [_spec(environment, execution, None) for environment in environments]
+    else:
+        named = [_spec(environments, execution, None)]
+    return ServerCore(named, **options)
+
+
+def _spec(
+    environment: EnvironmentLike, execution: Execution | None, name: str | None
+) -> EnvironmentSpec:
+    if isinstance(environment, str):
+        spec = find_spec(environment, execution=execution)
+    elif isinstance(environment, EnvironmentSpec):
+        spec = environment.with_execution(execution)
+    elif isinstance(environment, type):
+        spec = EnvironmentSpec.of(environment, execution=execution)
+    else:
+        raise LocalProtocolError(
+            f"expected an Environment class, a spec or a name, got {environment!r}"
+        )
+    return spec if name is None else spec.with_name(name)
+
+
+class _Gate:
+    """Checks Host, Origin and token before anything else sees a request."""
+
+    def __init__(self, app: ASGIApp, *, core: ServerCore, policy: AccessPolicy) -> None:
+        self._app = app
+        self._core = core
+        self._policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        status, problem = 403, self._policy.refusal(scope["headers"])
+        if problem is None and self._core.needs_token:
+            token = bearer_token(scope["headers"])
+            scope["openenv_async.authorized"] = self._core.authorize(token)
+            # A WebSocket may still show its token in `hello` (section 3.4), because
+            # browsers cannot set headers there; a wrong one is refused at once.
+            may_wait = scope["type"] == "websocket" and token is None
+            if not scope["openenv_async.authorized"] and not may_wait:
+                if scope["path"].removeprefix(scope.get("root_path", "")) != "/health":
+                    status = 401
+                    problem = "expected a valid bearer token in Authorization"
+        if problem is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await _error(status, problem)(scope, receive, send)
+        else:
+            await _refuse_websocket(status, problem, scope, receive, send)
+
+
+def _error(status: int, message: str) -> Response:
+    code = {401: "unauthorized", 403: "forbidden", 404: "unknown_environment"}[status]
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    body = {"code": code, "message": message}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+async def _refuse_websocket(
+    status: int, message: str, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer the handshake with an HTTP error that says why."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": message[:120]})
+        return
+    response = _error(status, message)
+    await send(
+        {
+            "type": "websocket.http.response.start",
+            "status": status,
+            "headers": response.raw_headers,
+        }
+    )
+    await send({"type": "websocket.http.response.body", "body": response.body})
+
+
+class _Endpoints:
+    """The routes of one application."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _application: Starlette) -> AsyncIterator[None]:
+        """Close every environment when the application ends."""
+        try:
+            yield
+        finally:
+            await self._core.drain(timeout=_DRAIN_TIMEOUT)
+            await self._core.aclose()
+
+    async def health(self, _request: Request) -> Response:
+        """Liveness, and capacity in numbers; 503 while draining."""
+        capacity = self._core.capacity()
+        return JSONResponse(
+            capacity, status_code=200 if capacity["status"] == "ok" else 503
+        )
+
+    async def metadata(self, request: Request) -> Response:
+        """What the environments say about themselves."""
+        return self._describe(request, lambda spec: msgspec.to_builtins(spec.metadata))
+
+    async def schema(self, request: Request) -> Response:
+        """JSON Schema of action, observation and state."""
+        return self._describe(request, environment_schema)
+
+    def _describe(self, request: Request, describe: Any) -> Response:
+        """One environment with `?environment=NAME`, otherwise all by name."""
+        specs = self._core.specs
+        name = request.query_params.get("environment")
+        if name is None:
+            return JSONResponse(
+                {
+                    "environments": {
+                        name: describe(spec) for name, spec in specs.items()
+                    },
+                    "default": next(iter(specs)),
+                }
+            )
+        if name not in specs:
+            return _error(404, f"expected one of {list(specs)!r}, got {name!r}")
+        return JSONResponse(describe(specs[name]))
+
+    @property
+    def websocket(self) -> ASGIApp:
+        """The multiplexed connection, as a plain ASGI application."""
+        return _WebSocketEndpoint(self._core)
+
+
+class _WebSocketEndpoint:
+    """Plain ASGI, because Starlette's WebSocket costs more than a small frame."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        offered = scope.get("subprotocols", [])
+        chosen = next((name for name in offered if name in CODECS), None)
+        if chosen is None:
+            await send(
+                {
+                    "type": "websocket.close",
+                    "code": 1002,
+                    "reason": f"expected subprotocol {' or '.join(CODECS)}",
+                }
+            )
+            return
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        link = WebSocketLink(
+            self._core,
+            CODECS[chosen],
+            authorized=scope.get("openenv_async.authorized", True),
+            send=send,
+            abort=scope.get("extensions", {}).get(ABORT),
+        )
+        await link.serve(receive)

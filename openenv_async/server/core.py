@@ -1,0 +1,363 @@
+"""The server without its transport: sessions, hosts, back ends, time, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import anyio
+
+from .. import messages as m
+from .._aio import Tasks
+from ..environment import EnvironmentSpec
+from ..errors import LocalProtocolError
+from ..protocol import ServerProtocol, Session, SessionTable, Work
+from .hosts import METHODS, Host
+from .inline import InlineBackend
+from .lag import LagMonitor
+from .retirement import Retirement
+from .statistics import ServerStatistics
+from .threads import ThreadBackend
+from .workers import WorkerBackend
+
+__all__ = ["SERVER", "Link", "ServerCore"]
+
+_logger = logging.getLogger("openenv_async.server")
+
+SERVER: Final = "openenv-async"
+"""What the server calls itself in `welcome`."""
+
+_TICK: Final = 1.0
+"""Most seconds between two looks at heartbeats and leases."""
+_CLOSE_PATIENCE: Final = 10.0
+"""Seconds that environments have to close when the server ends."""
+
+
+class Link(Protocol):
+    """A connection, as the core sees it."""
+
+    protocol: ServerProtocol
+
+    def flush(self) -> None:
+        """Send what waits, without waiting for it."""
+
+    def abort(self) -> None:
+        """End the connection without a word: the peer does not listen."""
+
+
+class ServerCore:
+    """Everything that one server holds, whatever its transport.
+
+    Args:
+        specs: Environments by name; the first is the default.
+        limits: What clients may use.
+        token: Bearer token that clients must show; None lets everybody in.
+        tracebacks: Whether clients see the tracebacks of environments.
+        threads: Most threads for blocking environments.
+        workers: Worker processes for each environment that runs in processes.
+        kept_bytes: Bound for kept replies.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[EnvironmentSpec],
+        *,
+        limits: m.Limits | None = None,
+        token: str | None = None,
+        tracebacks: bool = True,
+        threads: int = 256,
+        workers: int = 2,
+        kept_bytes: int = 1024 * 1024 * 1024,
+    ) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        if not specs or len(self.specs) != len(specs):
+            names = [spec.name for spec in specs]
+            raise LocalProtocolError(
+                f"expected environments with different names, got {names!r}"
+            )
+        self.limits = limits or m.Limits()
+        self.incarnation = secrets.token_hex(8)
+        self.table = SessionTable(
+            list(self.specs), limits=self.limits, kept_bytes=kept_bytes
+        )
+        self.links: set[Link] = set()
+        self.tasks = Tasks()
+        self.statistics = ServerStatistics()
+        self._token = token
+        self._tracebacks = tracebacks
+        self._inline = InlineBackend(self.tasks, flush=self.flush)
+        self._threads = ThreadBackend(threads=threads, flush=self.flush)
+        self._workers: dict[str, WorkerBackend] = {}
+        for spec in specs:
+            if spec.execution == "process":
+                self._workers[spec.name] = WorkerBackend(
+                    spec, workers=workers, tasks=self.tasks, tracebacks=tracebacks
+                )
+        self._decoders: dict[tuple[str, str], Callable[[Any], Any]] = {}
+        self._lag = LagMonitor(self._inline)
+        self._timer: asyncio.TimerHandle | None = None
+        self._retiring = 0
+        self._calm: asyncio.Event | None = None
+        self._closed = False
+
+    # Connections
+
+    def authorize(self, token: str | None) -> bool:
+        """Whether a client with this token may come in; takes constant time."""
+        if self._token is None:
+            return True
+        return token is not None and hmac.compare_digest(
+            token.encode(), self._token.encode()
+        )
+
+    @property
+    def needs_token(self) -> bool:
+        return self._token is not None
+
+    def connect(
+        self, codec: m.Codec, *, authorized: bool, wake: Callable[[], None]
+    ) -> ServerProtocol:
+        """Make the protocol machine of a new connection."""
+        return ServerProtocol(
+            self.table,
+            codec=codec,
+            server=SERVER,
+            incarnation=self.incarnation,
+            limits=self.limits,
+            authorize=(lambda _token: True) if authorized else self.authorize,
+            wake=wake,
+        )
+
+    def add(self, link: Link) -> None:
+        """A connection is up."""
+        self.links.add(link)
+        self.start()
+
+    def discard(self, link: Link) -> None:
+        """A connection is gone; the leases of its sessions begin."""
+        self.links.discard(link)
+        link.protocol.connection_lost(perf_counter())
+        self._schedule()
+
+    def flush(self) -> None:
+        """Send what waits on every connection."""
+        for link in self.links:
+            if link.protocol.pending:
+                link.flush()
+
+    # Requests
+
+    def receive(self, protocol: ServerProtocol, frame: bytes) -> None:
+        """Take a frame from a connection and execute what it asks for."""
+        now = perf_counter()
+        work = protocol.receive(frame, now)
+        if work:
+            self.statistics.requests += len(work)
+            for item in work:
+                self._execute(item)
+        table = self.table
+        if table.next_tick() == 0.0:
+            self._tick_table(now)
+
+    def _execute(self, work: Work) -> None:
+        channel, request = work
+        session = channel.session
+        host = session.host
+        if not isinstance(host, Host):
+            host = self._make_host(session)
+        if type(request) is m.Cancel:
+            self._cancel(host)
+            return
+        if host.codec is not channel.codec:
+            host.codec = channel.codec
+            host.decode_action = self._decoder(host.spec, channel.codec)
+        self._submit(host, request)  # type: ignore[arg-type]  # Cancel was handled
+
+    def _submit(
+        self, host: Host, request: m.Reset | m.Step | m.GetState | m.Close
+    ) -> None:
+        execution = host.spec.execution
+        if execution == "inline" or (
+            execution == "thread" and METHODS[type(request)] in host.spec.async_methods
+        ):
+            self._inline.submit(host, request)
+        elif execution == "thread":
+            self._threads.submit(host, request)
+        else:
+            self._workers[host.spec.name].submit(host, request)
+
+    def _cancel(self, host: Host) -> None:
+        if host.spec.execution == "process":
+            self._workers[host.spec.name].cancel(host)
+        elif host.running is not None:
+            if host.spec.execution == "inline" or (
+                METHODS[type(host.running)] in host.spec.async_methods
+            ):
+                self._inline.cancel(host)
+            else:
+                self._threads.cancel(host)
+
+    def _make_host(self, session: Session) -> Host:
+        spec = self.specs[session.environment]
+        assert session.owner is not None
+        codec = session.owner.codec
+        host = Host(
+            spec,
+            session,
+            codec=codec,
+            decode_action=self._decoder(spec, codec),
+            label=f"session {session.id} of {spec.name!r}",
+            tracebacks=self._tracebacks,
+            report=self._report,
+        )
+        session.host = host
+        return host
+
+    def _decoder(self, spec: EnvironmentSpec, codec: m.Codec) -> Callable[[Any], Any]:
+        key = spec.name, codec.encoding
+        decoder = self._decoders.get(key)
+        if decoder is None:
+            decoder = codec.decoder(spec.action_type)
+            self._decoders[key] = decoder
+        return decoder
+
+    def _report(self, host: Host, fraction: float | None, message: str) -> None:
+        loop = self._lag.loop
+        if loop is not None:
+            # From whatever thread the environment runs in.
+            loop.call_soon_threadsafe(self._report_on_loop, host, fraction, message)
+
+    def _report_on_loop(self, host: Host, fraction: float | None, message: str) -> None:
+        if host.running is not None:
+            host.sink.progress(fraction, message)
+
+    # Time
+
+    def start(self) -> None:
+        """Begin to watch time; called by the first connection. Idempotent."""
+        if self._timer is None and not self._closed:
+            self._lag.start()
+            self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
+
+    def _schedule(self) -> None:
+        """Have a look earlier than at the next regular tick, if a lease is short."""
+        due = self.table.next_tick()
+        if due is None or self._closed:
+            return
+        delay = due - perf_counter()
+        if delay < _TICK:
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, delay), self._tick_table_now)
+
+    def _tick(self) -> None:
+        now = perf_counter()
+        for link in list(self.links):
+            if not link.protocol.tick(now):
+                _logger.info("= %s is silent: connection ended", link.protocol.peer)
+                link.abort()
+        self._tick_table(now)
+        interval = min(_TICK, self.limits.heartbeat / 4)
+        self._timer = asyncio.get_running_loop().call_later(interval, self._tick)
+
+    def _tick_table_now(self) -> None:
+        if not self._closed:
+            self._tick_table(perf_counter())
+            self._schedule()
+
+    def _tick_table(self, now: float) -> None:
+        for session in self.table.tick(now):
+            _logger.info("= session %s: lease expired", session.id)
+            self._retire(session, "lease_expired")
+        if self.table.released:
+            released = list(self.table.released)
+            self.table.released.clear()
+            for work in released:
+                self._execute(work)
+
+    # The end
+
+    def _retire(self, session: Session, code: str) -> None:
+        """Close a session's environment and forget it, without its client."""
+        self._retiring += 1
+
+        def done() -> None:
+            self._retiring -= 1
+            self.table.remove(session, code)
+            if self.table.next_tick() == 0.0 and not self._closed:
+                self._tick_table(perf_counter())
+            if not self._retiring and self._calm is not None:
+                self._calm.set()
+
+        host = session.host
+        if not isinstance(host, Host):
+            done()
+            return
+        retirement = Retirement(host, submit=self._submit, done=done)
+        retirement.start()
+        if host.running is not None and type(host.running) is not m.Close:
+            self._cancel(host)
+
+    async def drain(self, *, timeout: float) -> None:
+        """Answer what is in flight, tell clients, close every environment (3.6).
+
+        Args:
+            timeout: Seconds for the requests in flight; what runs longer is stopped.
+        """
+        self.table.draining = True
+        for link in self.links:
+            link.protocol.goodbye("the server is shutting down", retry_after=1.0)
+        self.flush()
+        with anyio.move_on_after(timeout):
+            while any(session.request for session in self.table.by_id.values()):
+                await anyio.sleep(0.01)
+        self._calm = asyncio.Event()
+        for session in list(self.table.by_id.values()):
+            self._retire(session, "shutting_down")
+        if self._retiring:
+            with anyio.move_on_after(_CLOSE_PATIENCE):
+                await self._calm.wait()
+        self.flush()
+        with anyio.move_on_after(1.0):
+            while any(link.protocol.pending for link in self.links):
+                await anyio.sleep(0.01)
+
+    async def aclose(self) -> None:
+        """End everything that still runs; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._lag.stop()
+        self._threads.close()
+        for backend in self._workers.values():
+            await backend.aclose()
+        await self.tasks.aclose()
+        hung = await anyio.to_thread.run_sync(self._threads.join, 1.0)
+        if hung:
+            _logger.warning("%d threads hang in an environment and were left", hung)
+
+    def capacity(self) -> dict[str, object]:
+        """Numbers for `/health`."""
+        sessions = len(self.table)
+        return {
+            "status": "draining" if self.table.draining else "ok",
+            "incarnation": self.incarnation,
+            "sessions": sessions,
+            "max_sessions": self.limits.sessions,
+            "free": max(0, self.limits.sessions - sessions),
+            "connections": len(self.links),
+            "in_flight": sum(
+                session.request is not None for session in self.table.by_id.values()
+            ),
+            "kept_reply_bytes": self.table.kept,
+            "loop_lag_seconds": round(self._lag.lag, 6),
+            "requests": self.statistics.requests,
+            "uptime_seconds": round(self.statistics.uptime, 3),
+        }

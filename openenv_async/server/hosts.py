@@ -1,0 +1,271 @@
+"""A host: one session's environment, with its payloads decoded and encoded.
+
+The host knows how to begin a request and how to end it; a backend decides where that
+happens. It answers to a `Sink`, which is a session of the protocol, or the pipe to the
+parent in a worker process.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import traceback
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from .. import messages as m
+from ..environment import AnyEnvironment, EnvironmentSpec, Observation
+from ..errors import Executed, OpenEnvError
+from ..protocol import Outcome, Request
+
+__all__ = ["METHODS", "Host", "Sink", "describe", "invalid"]
+
+METHODS: Final[dict[type, str]] = {
+    m.Reset: "reset",
+    m.Step: "step",
+    m.GetState: "state",
+    m.Close: "close",
+}
+"""The environment's method, by request."""
+
+_TRACEBACK_CHARACTERS: Final = 16_384
+
+
+class Sink(Protocol):
+    """Where a host's answers go."""
+
+    since: float
+    """When the request in flight arrived, on the clock of `perf_counter`."""
+    queue_ns: int
+
+    def reply(
+        self,
+        payload: m.Payload,
+        *,
+        done: bool = False,
+        reward: float | None = None,
+        environment_ns: int = 0,
+        encode_ns: int = 0,
+    ) -> None:
+        """End the request in flight with a payload."""
+
+    def fail(
+        self,
+        code: str,
+        message: str,
+        *,
+        outcome: Outcome = Outcome.UNCHANGED,
+        executed: Executed | None = None,
+        detail: dict[str, object] | None = None,
+    ) -> None:
+        """End the request in flight with an error."""
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Report on the request in flight."""
+
+
+class Host:
+    """Executes one session's requests against its environment.
+
+    Args:
+        spec: Which environment; it is built at the first reset.
+        sink: Where answers go.
+        codec: How this session's payloads are encoded.
+        label: Names the session in logs.
+        tracebacks: Whether callers see the traceback of what an environment raises.
+    """
+
+    __slots__ = (
+        "codec",
+        "context",
+        "decode_action",
+        "environment",
+        "label",
+        "report",
+        "running",
+        "sink",
+        "spec",
+        "started",
+        "stopping",
+        "task",
+        "tracebacks",
+    )
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        sink: Sink,
+        *,
+        codec: m.Codec,
+        decode_action: Callable[[Any], Any],
+        label: str,
+        tracebacks: bool = True,
+        report: Callable[[Host, float | None, str], None] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.sink = sink
+        self.codec = codec
+        self.decode_action = decode_action
+        self.label = label
+        self.tracebacks = tracebacks
+        self.report = report
+        self.environment: AnyEnvironment | None = None
+        # A context of its own, so that what one session's environment sets in a
+        # context variable does not show in another's.
+        self.context = contextvars.copy_context()
+        self.running: Request | None = None
+        self.started = 0.0
+        self.stopping = ""
+        """Code to end the running request with: a cancellation or a deadline."""
+        self.task: Any = None
+        """What a backend cancels to stop the running request."""
+
+    def begin(self, request: Request) -> Any:
+        """Call the environment; returns its result, or the awaitable of it.
+
+        Raises:
+            OpenEnvError: The request does not fit; the environment was not touched.
+            Exception: What the environment raises.
+        """
+        environment = self.environment
+        if type(request) is m.Step and environment is not None:
+            try:
+                action = self.decode_action(request.action)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise invalid(
+                    f"expected an action of {self.spec.name!r}: {error}"
+                ) from (error)
+            return environment.step(action)
+        if type(request) is m.Close:
+            return None if environment is None else environment.close()
+        if environment is None:
+            environment = self._build()
+        if type(request) is m.Reset:
+            return environment.reset(
+                seed=request.seed,
+                episode_id=request.episode_id,
+                options=self._options(request.options),
+            )
+        return environment.state()
+
+    def _build(self) -> AnyEnvironment:
+        environment = self.spec.factory()
+        if self.report is not None:
+            report = self.report
+            environment._report = lambda fraction, message: report(  # noqa: SLF001 (the base class keeps it for us)
+                self, fraction, message
+            )
+        self.environment = environment
+        return environment
+
+    def _options(self, payload: m.Payload) -> dict[str, Any] | None:
+        if payload is None:
+            return None
+        try:
+            options = self.codec.generic(payload)  # type: ignore[arg-type]  # Raw is a buffer
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise invalid(f"expected a map of options: {error}") from error
+        if options is not None and not isinstance(options, dict):
+            raise invalid(f"expected a map of options, got {type(options).__name__}")
+        return options
+
+    def finish(self, request: Request, value: object, started: float) -> float:
+        """Encode a result and answer; returns the time after the environment."""
+        ended = perf_counter()
+        kind = type(request)
+        environment_ns = int((ended - started) * 1e9)
+        if kind is m.Close:
+            self.environment = None
+            self.sink.reply(None, environment_ns=environment_ns)
+            return ended
+        expected = (
+            self.spec.state_type if kind is m.GetState else self.spec.observation_type
+        )
+        try:
+            payload = self.codec.encode(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._fail_value(kind, f"got one that cannot be encoded: {error}")
+            return ended
+        if kind is m.GetState:
+            self.sink.reply(m.raw(payload), environment_ns=environment_ns)
+            return ended
+        if not isinstance(value, Observation):
+            name = getattr(expected, "__name__", str(expected))
+            self._fail_value(kind, f"got {type(value).__name__!r} instead of {name!r}")
+            return ended
+        self.sink.reply(
+            m.raw(payload),
+            done=value.terminated or value.truncated,
+            reward=value.reward,
+            environment_ns=environment_ns,
+            encode_ns=int((perf_counter() - ended) * 1e9),
+        )
+        return ended
+
+    def _fail_value(self, kind: type, problem: str) -> None:
+        what = "a state" if kind is m.GetState else "an observation"
+        self.sink.fail(
+            "environment_failed",
+            f"expected {what} from {self.spec.name!r}, {problem}",
+            outcome=Outcome.UNCHANGED if kind is m.GetState else Outcome.BROKEN,
+            executed="yes",
+        )
+
+    def failed(self, request: Request, error: BaseException) -> None:
+        """Answer with what the environment, or the decoding before it, raised."""
+        if isinstance(error, OpenEnvError) and error.fault == "caller":
+            code = error.code if error.code in m.CODES else "invalid_action"
+            self.sink.fail(code, error.message, executed="no", detail=error.detail)
+            return
+        kind = type(request)
+        name = type(error).__qualname__
+        detail: dict[str, object] = {"exception": name}
+        if self.tracebacks:
+            detail["traceback"] = describe(error)
+        self.sink.fail(
+            "environment_failed",
+            f"{self.spec.name!r} raised {name} in {METHODS[kind]}: {error}",
+            outcome=Outcome.UNCHANGED if kind is m.GetState else Outcome.BROKEN,
+            executed="unknown",
+            detail=detail,
+        )
+        if kind is m.Close:
+            self.environment = None
+
+    def stopped(self, code: str, *, executed: Executed, outcome: Outcome) -> None:
+        """Answer a request that was cancelled or ran out of time."""
+        request = self.running
+        timeout = None if request is None else request.timeout
+        text = {
+            "cancelled": "the call was cancelled",
+            "deadline_exceeded": f"expected an answer within {timeout} s",
+        }[code]
+        if outcome is Outcome.BROKEN and type(request) is m.GetState:
+            outcome = Outcome.UNCHANGED
+        if outcome is Outcome.POISONED:
+            text += "; the call into the environment cannot be stopped"
+        self.sink.fail(code, text, executed=executed, outcome=outcome)
+
+
+def invalid(message: str) -> OpenEnvError:
+    """A request that does not fit, found before the environment saw it."""
+    return OpenEnvError(message, code="invalid_action", executed="no", fault="caller")
+
+
+def describe(error: BaseException) -> str:
+    """Format a traceback without our own frames, bounded in length."""
+    frame = error.__traceback__
+    while frame is not None and "openenv_async/server" in (
+        frame.tb_frame.f_code.co_filename.replace("\\", "/")
+    ):
+        frame = frame.tb_next
+    text = "".join(
+        traceback.format_exception(type(error), error, frame or error.__traceback__)
+    )
+    if len(text) > _TRACEBACK_CHARACTERS:
+        half = _TRACEBACK_CHARACTERS // 2
+        cut = len(text) - 2 * half
+        text = f"{text[:half]}\n... {cut} characters left out ...\n{text[-half:]}"
+    return text

@@ -1,0 +1,260 @@
+"""Environments on the event loop, without a task per step.
+
+A step that does not suspend costs no task, no future and no turn of the loop: a
+*runner*, which is one ordinary task, works off everything that arrived, one coroutine
+after the other. When a coroutine suspends, its runner stays with it until it ends, and
+another runner takes over the rest. Each coroutine therefore sees one task from its
+first line to its last, which is what `asyncio.timeout`, task groups and anyio's scopes
+rely on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from time import perf_counter
+from typing import Any, Final
+
+from .._aio import Tasks
+from ..protocol import Outcome, Request
+from .hosts import Host
+
+__all__ = ["InlineBackend"]
+
+_SLICE: Final = 0.005
+"""Seconds after which a runner lets the loop breathe."""
+_IDLE_RUNNERS: Final = 1024
+"""Runners that are kept for reuse after their coroutine suspended."""
+_GRACE: Final = 1.0
+"""Seconds that a cancelled coroutine has before its session is given up."""
+
+
+class _Continuation:
+    """The rest of a coroutine that was started by hand, as an awaitable."""
+
+    __slots__ = ("_context", "_coroutine", "_yielded")
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], yielded: object, context: Context
+    ) -> None:
+        self._coroutine = coroutine
+        self._yielded = yielded
+        self._context = context
+
+    def __await__(self) -> Generator[object, Any, Any]:
+        run, coroutine = self._context.run, self._coroutine
+        yielded = self._yielded
+        while True:
+            try:
+                try:
+                    value = yield yielded
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except BaseException as error:
+                    yielded = run(coroutine.throw, error)
+                else:
+                    yielded = run(coroutine.send, value)
+            except StopIteration as stop:
+                return stop.value
+
+
+class InlineBackend:
+    """Runs requests on the event loop, in the order in which they arrive.
+
+    Args:
+        tasks: Owner of the runners.
+        flush: Called when a batch of answers is ready to be sent.
+    """
+
+    def __init__(
+        self, tasks: Tasks, *, flush: Callable[[], None] | None = None
+    ) -> None:
+        self._tasks = tasks
+        self._flush = flush
+        self._ready: deque[tuple[Host, Request]] = deque()
+        self._idle: list[asyncio.Future[None]] = []
+        self._draining = False
+        """Whether a runner is working off what is ready."""
+        self.current: Host | None = None
+        """Whose code is on the loop now, for the lag monitor."""
+
+    def submit(self, host: Host, request: Request) -> None:
+        """Execute a request soon; the answer goes to the host's sink."""
+        host.running = request
+        self._ready.append((host, request))
+        if not self._draining:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._draining = True
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._tasks.spawn(self._run(), "openenv-async-runner")
+
+    def cancel(self, host: Host, code: str = "cancelled") -> None:
+        """Stop the host's request; its answer says what became of it."""
+        if host.running is None or host.stopping:
+            return
+        host.stopping = code
+        if host.task is not None:
+            host.task.cancel()
+            loop = asyncio.get_running_loop()
+            loop.call_later(_GRACE, self._give_up, host, host.running)
+
+    def _give_up(self, host: Host, request: Request) -> None:
+        if host.running is request and host.stopping:
+            code, host.stopping = host.stopping, ""
+            host.stopped(code, executed="unknown", outcome=Outcome.POISONED)
+            host.running = None
+
+    async def _run(self) -> None:
+        """A runner: works off what is ready, then waits to be woken."""
+        loop = asyncio.get_running_loop()
+        while True:
+            suspended = await self._work_off()
+            if suspended and self._draining:
+                pass  # Somebody else took over while this runner was away.
+            elif self._ready:
+                self._draining = True
+                continue
+            else:
+                self._draining = False
+            if len(self._idle) >= _IDLE_RUNNERS:
+                return
+            waiter = loop.create_future()
+            self._idle.append(waiter)
+            try:
+                await waiter
+            finally:
+                if not waiter.done() or waiter.cancelled():
+                    self._idle.remove(waiter)
+
+    async def _work_off(self) -> bool:
+        """Run what is ready; returns early, with True, after a suspension."""
+        ready = self._ready
+        slice_end = perf_counter() + _SLICE
+        while ready:
+            host, request = ready.popleft()
+            if host.stopping or request.timeout is not None:
+                self._check_start(host, request)
+                if host.running is None:
+                    continue
+            sink = host.sink
+            started = perf_counter()
+            sink.queue_ns = int((started - sink.since) * 1e9)
+            self.current = host
+            try:
+                value = host.context.run(host.begin, request)
+                if type(value) is types.CoroutineType:
+                    try:
+                        yielded = host.context.run(value.send, None)
+                    except StopIteration as stop:
+                        value = stop.value
+                    else:
+                        await self._suspended(host, request, value, yielded, started)
+                        return True
+                elif inspect.isawaitable(value):
+                    await self._suspended(host, request, _wrap(value), None, started)
+                    return True
+            except Exception as error:  # whatever the environment raises is its answer
+                self.current = None
+                host.running = None
+                host.failed(request, error)
+                continue
+            host.running = None
+            ended = host.finish(request, value, started)
+            if ended > slice_end:
+                self.current = None
+                if self._flush is not None:
+                    self._flush()
+                await asyncio.sleep(0)
+                slice_end = perf_counter() + _SLICE
+        self.current = None
+        return False
+
+    def _check_start(self, host: Host, request: Request) -> None:
+        """Refuse a request that was cancelled, or too late, before it began."""
+        code = host.stopping
+        if not code:
+            assert request.timeout is not None
+            if perf_counter() - host.sink.since <= request.timeout:
+                return
+            code = "deadline_exceeded"
+        host.stopping = ""
+        host.stopped(code, executed="no", outcome=Outcome.UNCHANGED)
+        host.running = None
+
+    async def _suspended(
+        self,
+        host: Host,
+        request: Request,
+        coroutine: Coroutine[Any, Any, Any],
+        yielded: object,
+        started: float,
+    ) -> None:
+        """Stay with a coroutine that suspended; others are taken over meanwhile."""
+        self.current = None
+        self._draining = False
+        if self._ready:
+            self._wake()
+        task = asyncio.current_task()
+        assert task is not None
+        host.task = task
+        timer = None
+        if request.timeout is not None:
+            remaining = request.timeout - (perf_counter() - host.sink.since)
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(
+                max(0.0, remaining), self.cancel, host, "deadline_exceeded"
+            )
+        try:
+            value = await _Continuation(coroutine, yielded, host.context)
+        except asyncio.CancelledError:
+            code, host.stopping = host.stopping, ""
+            if host.running is not request:
+                # Given up before: nobody waits for the answer any more.
+                task.uncancel()
+                return
+            if not code and task.cancelling():
+                raise
+            host.running = None
+            if code:
+                task.uncancel()
+                host.running = request
+                host.stopped(code, executed="unknown", outcome=Outcome.BROKEN)
+                host.running = None
+            else:
+                host.failed(request, RuntimeError("the environment cancelled itself"))
+        except Exception as error:  # whatever the environment raises is its answer
+            self._end(host, request, task)
+            if host.running is request:
+                host.running = None
+                host.failed(request, error)
+        else:
+            self._end(host, request, task)
+            if host.running is request:
+                host.running = None
+                host.finish(request, value, started)
+        finally:
+            host.task = None
+            if timer is not None:
+                timer.cancel()
+
+    def _end(self, host: Host, request: Request, task: asyncio.Task[Any]) -> None:
+        """A coroutine ended by itself, perhaps although it was cancelled."""
+        if host.running is request and host.stopping:
+            host.stopping = ""
+        while task.cancelling():
+            task.uncancel()
+
+
+async def _wrap(awaitable: Any) -> Any:
+    return await awaitable

@@ -1,0 +1,138 @@
+"""Runs an application on uvicorn, with a graceful end and a private Unix socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.websockets.websockets_sansio_impl import (
+    WebSocketsSansIOProtocol,
+)
+from websockets.http11 import Request
+
+from ..errors import ProviderError
+from .connection import ABORT
+
+__all__ = ["bind_tcp", "bind_unix", "run_server"]
+
+_logger = logging.getLogger("openenv_async.server")
+
+_BACKLOG: Final = 2048
+_ROOM: Final = 64 * 1024
+"""How much larger than our frame limit uvicorn's is, so that ours answers."""
+
+
+class _Protocol(WebSocketsSansIOProtocol):
+    """uvicorn's own, which also lets the application drop the socket.
+
+    A peer that stopped reading would keep a socket that is only closed, because
+    closing waits for what is still in the buffer.
+    """
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            extensions: dict[str, Any] = self.scope["extensions"]
+            extensions[ABORT] = self.transport.abort
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which drains the core before it drops connections."""
+
+    def __init__(self, config: uvicorn.Config, app: Starlette, drain: float) -> None:
+        super().__init__(config)
+        self._application = app
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await self._application.state.core.drain(timeout=self._drain)
+        await super().shutdown(sockets)
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """Bind a TCP socket; port 0 takes a free one.
+
+    Raises:
+        ProviderError: The address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ProviderError(
+            f"expected a free address, got {host}:{port}: {error}"
+        ) from error
+    bound.listen(_BACKLOG)
+    return bound
+
+
+def bind_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
+    """Bind a Unix socket that only its owner may use; replaces a dead one.
+
+    Raises:
+        ProviderError: Somebody serves there, or the path cannot be a socket.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise ProviderError(f"expected a free socket, got {path} in use")
+            path.unlink()
+        before = os.umask(0o777 & ~mode)
+        try:
+            bound.bind(str(path))
+        finally:
+            os.umask(before)
+    except OSError as error:
+        bound.close()
+        raise ProviderError(f"expected a path for a socket, got {path}: {error}") from (
+            error
+        )
+    except ProviderError:
+        bound.close()
+        raise
+    bound.listen(_BACKLOG)
+    return bound
+
+
+def run_server(
+    app: Starlette,
+    bound: socket.socket,
+    *,
+    drain: float = 10.0,
+    log_level: str = "warning",
+) -> None:
+    """Serve until SIGINT or SIGTERM, then end gracefully.
+
+    Args:
+        app: What `create_app` returned.
+        bound: A listening socket.
+        drain: Seconds for requests in flight at the end.
+        log_level: uvicorn's.
+    """
+    limits = app.state.core.limits
+    config = uvicorn.Config(
+        app,
+        ws=_Protocol,
+        ws_max_size=limits.frame_bytes + _ROOM,
+        ws_per_message_deflate=False,
+        # Our own heartbeats travel as messages, because tunnels drop pings.
+        ws_ping_interval=None,
+        ws_ping_timeout=None,
+        log_level=log_level,
+        lifespan="on",
+        timeout_graceful_shutdown=5,
+        backlog=_BACKLOG,
+    )
+    _Server(config, app, drain).run(sockets=[bound])

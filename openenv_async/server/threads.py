@@ -1,0 +1,213 @@
+"""Blocking environments in threads, with one hop for everything that is ready.
+
+Threads take requests from one queue and leave results in another; the event loop is
+woken once for all results that are there, not once per step. The pool grows while
+work waits and nothing moves, so that slow steps do not hold up fast ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Final
+
+from ..protocol import Outcome, Request
+from .hosts import Host
+
+__all__ = ["ThreadBackend"]
+
+_logger = logging.getLogger("openenv_async.server")
+
+_STALL: Final = 0.005
+"""Seconds without progress after which the pool grows."""
+
+_Job = tuple[Host, Request]
+_Result = tuple[Host, Request, object, BaseException | None, float]
+
+
+class ThreadBackend:
+    """Runs requests in a pool of threads.
+
+    Args:
+        threads: Most threads at a time; threads that hang do not count.
+        flush: Called when a batch of answers is ready to be sent.
+    """
+
+    def __init__(
+        self, *, threads: int = 256, flush: Callable[[], None] | None = None
+    ) -> None:
+        self._most = threads
+        self._flush = flush
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._results: deque[_Result] = deque()
+        self._threads: set[threading.Thread] = set()
+        self._hung: set[Host] = set()
+        self._idle = 0
+        self._taken = 0
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._notified = False
+        self._watching = False
+        self._closed = False
+        self._timers: dict[Host, asyncio.TimerHandle] = {}
+
+    def submit(self, host: Host, request: Request) -> None:
+        """Execute a request soon; the answer goes to the host's sink."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        host.running = request
+        if request.timeout is not None:
+            remaining = request.timeout - (perf_counter() - host.sink.since)
+            self._timers[host] = loop.call_later(
+                max(0.0, remaining), self._expire, host, request
+            )
+        self._jobs.put((host, request))
+        if not self._threads:
+            self._grow()
+        if not self._watching:
+            self._watching = True
+            loop.call_later(_STALL, self._watch, self._taken)
+
+    def _watch(self, taken: int) -> None:
+        """Add a thread if work waits and none was taken since the last look."""
+        assert self._loop is not None
+        if self._jobs.empty() or self._closed:
+            self._watching = False
+            return
+        if self._taken == taken and not self._idle:
+            # Doubling, because a pool that grows by one would take a second to reach
+            # the width that a batch of slow steps needs.
+            for _ in range(max(1, len(self._threads) - len(self._hung))):
+                self._grow()
+        self._loop.call_later(_STALL, self._watch, self._taken)
+
+    def _grow(self) -> None:
+        if len(self._threads) - len(self._hung) >= self._most:
+            return
+        thread = threading.Thread(
+            target=self._work, name="openenv-async-environment", daemon=True
+        )
+        self._threads.add(thread)
+        thread.start()
+
+    # In a thread
+
+    def _work(self) -> None:
+        while True:
+            self._idle += 1
+            job = self._jobs.get()
+            self._idle -= 1
+            self._taken += 1
+            if job is None:
+                return
+            host, request = job
+            if host.running is not request:
+                continue
+            if host.stopping:
+                self._deliver((host, request, None, None, -1.0))
+                continue
+            started = perf_counter()
+            host.started = started
+            host.sink.queue_ns = int((started - host.sink.since) * 1e9)
+            error: BaseException | None = None
+            value: object = None
+            try:
+                value = host.context.run(host.begin, request)
+            except BaseException as raised:  # noqa: BLE001 (whatever it is, it is the answer)
+                error = raised
+            self._deliver((host, request, value, error, started))
+            if host in self._hung:
+                # Its place in the pool was given to another thread.
+                self._hung.discard(host)
+                self._threads.discard(threading.current_thread())
+                return
+
+    def _deliver(self, result: _Result) -> None:
+        self._results.append(result)
+        with self._lock:
+            if self._notified or self._closed:
+                return
+            self._notified = True
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._collect)
+        except RuntimeError:
+            _logger.debug("a result came after the event loop had ended")
+
+    # On the event loop
+
+    def _collect(self) -> None:
+        with self._lock:
+            self._notified = False
+        results = self._results
+        while results:
+            host, request, value, error, started = results.popleft()
+            if host.running is not request:
+                continue  # Given up at its deadline: nobody waits any more.
+            self._disarm(host)
+            stopping, host.stopping = host.stopping, ""
+            if started < 0:
+                host.stopped(stopping, executed="no", outcome=Outcome.UNCHANGED)
+                host.running = None
+                continue
+            host.running = None
+            host.started = 0.0
+            if error is not None:
+                host.failed(request, error)
+            else:
+                host.finish(request, value, started)
+        if self._flush is not None:
+            self._flush()
+
+    def _disarm(self, host: Host) -> None:
+        timer = self._timers.pop(host, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _expire(self, host: Host, request: Request) -> None:
+        self._timers.pop(host, None)
+        if host.running is not request:
+            return
+        if host.started:
+            self._hung.add(host)
+            host.stopped(
+                "deadline_exceeded", executed="unknown", outcome=Outcome.POISONED
+            )
+        else:
+            host.stopped("deadline_exceeded", executed="no", outcome=Outcome.UNCHANGED)
+        host.running = None
+
+    def cancel(self, host: Host, code: str = "cancelled") -> None:
+        """Stop the host's request if it has not begun; a running one goes on.
+
+        A thread cannot be stopped: the request that it runs is answered when it ends,
+        as executed.
+        """
+        if host.running is not None and not host.started:
+            host.stopping = code
+
+    def close(self) -> None:
+        """Let the threads end once their current calls return."""
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def join(self, timeout: float) -> int:
+        """Wait for the threads to end; returns how many hang in an environment.
+
+        Args:
+            timeout: Seconds for all of them together.
+        """
+        end = perf_counter() + timeout
+        for thread in list(self._threads):
+            thread.join(max(0.0, end - perf_counter()))
+        return sum(thread.is_alive() for thread in self._threads)

@@ -1,0 +1,220 @@
+"""The process in which a server's sessions run: `python -m openenv_async.server.worker`.
+
+It reads requests from the socket that it inherits, runs them like the server would,
+and ends when the socket closes. Its first argument is the socket's descriptor, its
+second what to serve, as `openenv-async serve` takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from time import perf_counter, sleep
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from .. import messages as m
+from .._aio import Tasks
+from ..environment import EnvironmentSpec, find_spec
+from ..errors import Executed
+from ..protocol import Outcome
+from .hosts import METHODS, Host
+from .inline import InlineBackend
+from .pipe import Begin, Done, Failed, Pipe, Ready, Report, ToWorker
+from .threads import ThreadBackend
+
+__all__ = ["main"]
+
+_logger = logging.getLogger("openenv_async.server")
+
+_CLOSE_PATIENCE: Final = 5.0
+"""Seconds that each environment has to close once the parent is gone."""
+
+
+class _PipeSink:
+    """Sends a host's answers to the parent."""
+
+    __slots__ = ("_handle", "_pipe", "queue_ns", "since")
+
+    def __init__(self, pipe: Pipe, handle: int) -> None:
+        self.since = 0.0
+        self.queue_ns = 0
+        self._pipe = pipe
+        self._handle = handle
+
+    def reply(
+        self,
+        payload: m.Payload,
+        *,
+        done: bool = False,
+        reward: float | None = None,
+        environment_ns: int = 0,
+        encode_ns: int = 0,
+    ) -> None:
+        self._pipe.send(
+            Done(
+                self._handle,
+                payload,
+                done,
+                reward,
+                self.queue_ns,
+                environment_ns,
+                encode_ns,
+            )
+        )
+
+    def fail(
+        self,
+        code: str,
+        message: str,
+        *,
+        outcome: Outcome = Outcome.UNCHANGED,
+        executed: Executed | None = None,
+        detail: dict[str, object] | None = None,
+    ) -> None:
+        self._pipe.send(
+            Failed(
+                self._handle,
+                code,
+                message,
+                executed or m.CODES[code].executed,
+                outcome.value,
+                detail,
+            )
+        )
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        self._pipe.send(Report(self._handle, fraction, message))
+
+
+class _Worker:
+    """Runs the sessions that the parent gives it."""
+
+    def __init__(self, spec: EnvironmentSpec, *, tracebacks: bool) -> None:
+        self._spec = spec
+        self._tracebacks = tracebacks
+        self._tasks = Tasks()
+        self._inline = InlineBackend(self._tasks)
+        self._threads = ThreadBackend()
+        self._hosts: dict[int, Host] = {}
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._blocking = {
+            method for method in METHODS.values() if method not in spec.async_methods
+        }
+
+    async def run(self, connection: socket.socket) -> None:
+        """Serve until the parent is gone."""
+        decoder = msgspec.msgpack.Decoder(list[ToWorker])
+        self._pipe = Pipe(
+            decode=decoder.decode,  # type: ignore[arg-type]  # a list of structs
+            received=self._received,
+            lost=self._lost,
+        )
+        await self._loop.create_connection(lambda: self._pipe, sock=connection)
+        self._pipe.send(Ready())
+        await self._ended
+        for host in list(self._hosts.values()):
+            await self._close(host)
+
+    async def _close(self, host: Host) -> None:
+        """The parent is gone and can ask for nothing: close what it left."""
+        environment = host.environment
+        if environment is None or host.started:
+            return
+        with anyio.move_on_after(_CLOSE_PATIENCE):
+            try:
+                result = host.context.run(environment.close)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:  # an environment's own; the next one closes all the same
+                _logger.exception("closing %s failed", host.label)
+
+    def _lost(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _received(self, messages: list[msgspec.Struct]) -> None:
+        now = perf_counter()
+        for message in messages:
+            match message:
+                case Begin():
+                    self._begin(message)
+                case m.Cancel():
+                    host = self._hosts[message.handle]
+                    self._inline.cancel(host)
+                case m.Reset() | m.Step() | m.GetState() | m.Close():
+                    host = self._hosts[message.handle]
+                    host.sink.since = now
+                    # One thread would do as well as the loop for a single session,
+                    # but a blocking step must not hold up this worker's others.
+                    if METHODS[type(message)] in self._blocking and self._alone():
+                        self._inline.submit(host, message)
+                    elif METHODS[type(message)] in self._blocking:
+                        self._threads.submit(host, message)
+                    else:
+                        self._inline.submit(host, message)
+                    if type(message) is m.Close:
+                        del self._hosts[message.handle]
+
+    def _alone(self) -> bool:
+        return len(self._hosts) == 1
+
+    def _begin(self, begin: Begin) -> None:
+        codec = m.MSGPACK if begin.encoding == "msgpack" else m.JSON
+        host = self._hosts.get(begin.handle)
+        decode: Any = codec.decoder(self._spec.action_type)
+        if host is not None:
+            host.codec, host.decode_action = codec, decode
+            return
+        self._hosts[begin.handle] = Host(
+            self._spec,
+            _PipeSink(self._pipe, begin.handle),
+            codec=codec,
+            decode_action=decode,
+            label=begin.label,
+            tracebacks=self._tracebacks,
+            report=self._report,
+        )
+
+    def _report(self, host: Host, fraction: float | None, message: str) -> None:
+        self._loop.call_soon_threadsafe(host.sink.progress, fraction, message)
+
+
+def _watch_parent(parent: int) -> None:
+    """End with the parent even while an environment blocks the loop."""
+    while os.getppid() == parent:
+        sleep(1.0)
+    sleep(2 * _CLOSE_PATIENCE)
+    os._exit(1)
+
+
+async def _serve(descriptor: int, target: str, *, tracebacks: bool) -> None:
+    # The parent decides when a worker ends; Ctrl-C reaches the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection = socket.socket(fileno=descriptor)
+    connection.setblocking(False)
+    worker = _Worker(find_spec(target), tracebacks=tracebacks)
+    await worker.run(connection)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a worker until its parent is gone."""
+    descriptor, target, tracebacks = arguments
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    asyncio.run(_serve(int(descriptor), target, tracebacks=tracebacks == "1"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    # Threads that hang in an environment must not keep a worker without a parent.
+    os._exit(0)
