@@ -1,0 +1,21 @@
+"""Talks to environment servers: sessions, batches, a blocking facade."""
+
+from .batch import AutoresetMode, BatchResult, EnvBatch, Ready
+from .results import Failure, GenericObservation, StepResult, Timing
+from .session import EnvClient, GenericEnv
+from .sync import SyncBatch, SyncEnv
+
+__all__ = [
+    "AutoresetMode",
+    "BatchResult",
+    "EnvBatch",
+    "EnvClient",
+    "Failure",
+    "GenericEnv",
+    "GenericObservation",
+    "Ready",
+    "StepResult",
+    "SyncBatch",
+    "SyncEnv",
+    "Timing",
+]

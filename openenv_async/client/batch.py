@@ -1,0 +1,808 @@
+"""`EnvBatch`: many sessions as one object, stepped together or as they finish."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from .. import messages as m
+from .._aio import shielded
+from ..errors import (
+    LocalProtocolError,
+    OpenEnvError,
+    RemoteProtocolError,
+    SessionBusy,
+    SessionClosed,
+    StepInterrupted,
+)
+from ..protocol import ClientProtocol, ClientSession
+from ..providers import Provider
+from .connection import Connection, ConnectionOptions, Waiter
+from .endpoint import Endpoint
+from .payloads import Payloads, unwrap
+from .pool import Pool, pool_of
+from .results import Failure, StepResult
+from .sync import SyncBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["AutoresetMode", "BatchResult", "EnvBatch", "Ready"]
+
+_logger = logging.getLogger("openenv_async.client")
+
+ActT = TypeVar("ActT")
+ObsT = TypeVar("ObsT")
+StateT = TypeVar("StateT")
+
+BatchResult: TypeAlias = StepResult[ObsT] | Failure
+"""What stands in a session's place: its result, or why there is none."""
+
+_CLOSE_TIMEOUT: Final = 10.0
+_EARLY_FLUSH: Final = 128
+"""Steps after which a frame leaves although more follow, so that the server begins."""
+
+
+class AutoresetMode(enum.Enum):
+    """What happens to a session whose episode is over; as in Gymnasium."""
+
+    NEXT_STEP = "NextStep"
+    """The next `step` ignores the action and resets: its result `is_reset`."""
+    SAME_STEP = "SameStep"
+    """The step that ends an episode also resets: the result is the first one of the
+    next episode, and its `final` is the last one of the episode before."""
+    DISABLED = "Disabled"
+    """Nothing: a step fails with `EpisodeDone` until `reset` is called."""
+
+
+class Ready(msgspec.Struct, Generic[ObsT], frozen=True):
+    """The sessions that were done first."""
+
+    indices: list[int]
+    """Places of the sessions in the batch, in the order of their replies."""
+    results: list[BatchResult[ObsT]]
+    """Their results, in the same order."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class _Gather:
+    """One call of `step`, `reset` or `state` that waits for all its sessions."""
+
+    __slots__ = ("future", "missing", "results")
+
+    def __init__(self, count: int) -> None:
+        self.results: list[Any] = [None] * count
+        self.missing = count
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def put(self, position: int, result: object) -> None:
+        self.results[position] = result
+        self.missing -= 1
+        if not self.missing and not self.future.done():
+            self.future.set_result(None)
+
+
+class _Slot:
+    """One session of a batch."""
+
+    __slots__ = (
+        "abandoned",
+        "batch",
+        "connection",
+        "done",
+        "final",
+        "gather",
+        "index",
+        "interrupted",
+        "kind",
+        "position",
+        "protocol",
+        "sent_at",
+        "session",
+    )
+
+    def __init__(self, batch: EnvBatch[Any, Any, Any], index: int) -> None:
+        self.batch = batch
+        self.index = index
+        self.connection: Connection
+        self.protocol: ClientProtocol[Waiter]
+        self.session: ClientSession[Waiter]
+        self.kind: type = m.Open
+        self.gather: _Gather | None = None
+        """The call that waits; None while `send` and `ready` are used."""
+        self.position = 0
+        self.sent_at = 0.0
+        self.done = False
+        self.final: StepResult[Any] | None = None
+        self.abandoned = False
+        """Whether the caller of the request in flight was cancelled."""
+        self.interrupted: StepInterrupted | None = None
+        """A cancelled step that was executed, to be told at the next one."""
+
+    def deliver(self, message: m.ServerMessage) -> None:
+        """Take a message of the session; called by the connection."""
+        if type(message) is not m.Reply:
+            self._deliver_other(message)
+            return
+        kind = self.kind
+        batch = self.batch
+        if kind is m.GetState or kind is m.Close:
+            self._arrived(self._decode_state(message))
+            return
+        try:
+            observation = batch.decode(message.payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            problem = RemoteProtocolError(
+                f"expected a payload of the client's type: {error}", executed="yes"
+            )
+            self._arrived(Failure(problem))
+            return
+        done = self.done = observation.terminated or observation.truncated
+        result = StepResult(
+            observation,
+            int((perf_counter() - self.sent_at) * 1e9),
+            message.queue_ns,
+            message.environment_ns,
+            message.encode_ns,
+            kind is m.Reset,
+            self.final,
+        )
+        if done and batch.same_step and kind is m.Step and not self.abandoned:
+            self.final = result
+            self.send_reset(None, None, None)
+            return
+        self.final = None
+        self._arrived(result)
+
+    def _decode_state(self, reply: m.Reply) -> object:
+        if self.kind is m.Close:
+            return None
+        payloads = self.batch.payloads
+        try:
+            return payloads.decode(payloads.state, reply.payload)
+        except OpenEnvError as error:
+            return Failure(error)
+
+    def _deliver_other(self, message: m.ServerMessage) -> None:
+        if isinstance(message, m.Progress):
+            return
+        if isinstance(message, m.Opened):
+            if self.kind is m.Open:
+                self._arrived(None)
+            return
+        if (
+            isinstance(message, m.Ended)
+            and self.gather is None
+            and (not self.batch.awaits(self))
+        ):
+            return
+        error = unwrap(message)
+        if isinstance(error, OpenEnvError):
+            self.final = None
+            self._arrived(Failure(error))
+
+    def _arrived(self, result: object) -> None:
+        if self.abandoned:
+            self._settled(result)
+            return
+        gather = self.gather
+        if gather is not None:
+            self.gather = None
+            gather.put(self.position, result)
+        else:
+            self.batch.arrived(self, result)
+
+    def _settled(self, result: object) -> None:
+        """What became of a request whose caller was cancelled."""
+        self.abandoned = False
+        if self.kind is m.Step:
+            if isinstance(result, StepResult):
+                self.interrupted = StepInterrupted(
+                    "an earlier step was cancelled, but the environment executed it",
+                    executed="yes",
+                )
+                self.interrupted.result = result
+            elif isinstance(result, Failure) and result.executed != "no":
+                self.interrupted = StepInterrupted(
+                    "an earlier step was cancelled while the environment ran it: the "
+                    f"episode cannot go on without a reset ({result.error.message})",
+                    executed=result.executed,
+                )
+        self.batch.settled()
+
+    # Sending; failures that are known at once arrive like the others.
+
+    def send_step(self, action: object, timeout: float | None) -> None:
+        """Send a step, or what autoreset makes of it."""
+        if self.done and self.batch.next_step:
+            self.send_reset(None, None, timeout)
+            return
+        self.kind = m.Step
+        self.sent_at = perf_counter()
+        if self.interrupted is not None:
+            interrupted, self.interrupted = self.interrupted, None
+            self._arrived(Failure(interrupted))
+            return
+        try:
+            self.protocol.step(self.session, action, timeout)
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+    def send_reset(
+        self, seed: int | None, options: dict[str, Any] | None, timeout: float | None
+    ) -> None:
+        """Send a reset."""
+        self.kind = m.Reset
+        self.interrupted = None
+        self.sent_at = perf_counter()
+        try:
+            self.protocol.reset(
+                self.session, seed=seed, options=options, timeout=timeout
+            )
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+    def send_state(self, timeout: float | None) -> None:
+        """Ask for the state."""
+        self.kind = m.GetState
+        self.sent_at = perf_counter()
+        try:
+            self.protocol.state(self.session, timeout)
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+    def send_close(self) -> None:
+        """Ask the server to close the environment."""
+        self.kind = m.Close
+        try:
+            self.protocol.close(self.session)
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+
+class EnvBatch(Generic[ActT, ObsT, StateT]):
+    """Many sessions with one server, on few sockets.
+
+    Either everything together: `await batch.step(actions)` returns a list in the order
+    of the sessions. Or whoever is done first: `send` posts actions, `ready` yields
+    results as they come, and the policy never waits for the slowest. In both, a failed
+    session has a `Failure` in its place and disturbs no other.
+
+    Made by `EnvClient.batch`; use it as an async context manager.
+    """
+
+    def __init__(
+        self,
+        payloads: Payloads,
+        url: str | None,
+        *,
+        size: int,
+        provider: Provider | None,
+        environment: str | None,
+        autoreset: AutoresetMode | str,
+        sockets: int | None,
+        token: str | None = None,
+        owner: str = "",
+        timeout: float | None = None,
+        capacity_timeout: float = 0.0,
+        lease: float | None = None,
+        hold: bool = False,
+        connect_timeout: float = 10.0,
+        reconnect_timeout: float = 60.0,
+    ) -> None:
+        if (url is None) is (provider is None):
+            raise LocalProtocolError("expected a url or a provider, and not both")
+        if size < 1:
+            raise LocalProtocolError(f"expected a size of at least 1, got {size}")
+        if sockets is not None and sockets < 1:
+            raise LocalProtocolError(f"expected at least one socket, got {sockets}")
+        try:
+            self.autoreset = AutoresetMode(autoreset)
+        except ValueError as error:
+            modes = [mode.value for mode in AutoresetMode]
+            raise LocalProtocolError(
+                f"expected one of {modes!r}, got {autoreset!r}"
+            ) from error
+        self.payloads = payloads
+        self.decode: Callable[[Any], Any] = payloads.observation
+        self.same_step = self.autoreset is AutoresetMode.SAME_STEP
+        self.next_step = self.autoreset is AutoresetMode.NEXT_STEP
+        self._url = url
+        self._provider = provider
+        self._sockets = sockets
+        self._options = ConnectionOptions(
+            token=token,
+            connect_timeout=connect_timeout,
+            reconnect_timeout=reconnect_timeout,
+        )
+        self._opening: dict[str, Any] = {
+            "environment": environment,
+            "owner": owner,
+            "lease": lease,
+            "wait": capacity_timeout,
+            "hold": hold,
+        }
+        self._timeout = timeout
+        self._slots = [_Slot(self, index) for index in range(size)]
+        self._pool: Pool | None = None
+        self._held: list[Connection] = []
+        self._posted: set[int] = set()
+        self._arrivals: deque[tuple[int, object]] = deque()
+        self._wanted = 0
+        self._wake: asyncio.Future[None] | None = None
+        self._calm: asyncio.Future[None] | None = None
+        self._is_open = False
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def sync(self) -> SyncBatch[ActT, ObsT, StateT]:
+        """The same, blocking."""
+        return SyncBatch(self)
+
+    # Opening and closing
+
+    async def __aenter__(self) -> EnvBatch[ActT, ObsT, StateT]:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Connect and open all sessions; raises like `EnvClient.open`.
+
+        It is all or nothing: if one session cannot be opened, none stays open.
+        """
+        if self._is_open:
+            raise LocalProtocolError("expected a batch that is not open yet")
+        try:
+            url = self._url
+            if self._provider is not None:
+                url = (await self._provider.start()).url
+            assert url is not None
+            self._pool = pool_of(Endpoint.parse(url), self._options)
+            self._held = await self._pool.acquire(
+                len(self._slots), sockets=self._sockets
+            )
+            results = await self._open_slots(self._slots, self._held)
+            self._is_open = True
+            for result in results:
+                if isinstance(result, Failure):
+                    raise result.error
+        except BaseException:
+            self._is_open = True
+            await shielded(self.aclose(), timeout=2 * _CLOSE_TIMEOUT)
+            raise
+
+    async def _open_slots(
+        self, slots: Sequence[_Slot], connections: Sequence[Connection]
+    ) -> list[Any]:
+        gather = _Gather(len(slots))
+        for position, (slot, connection) in enumerate(
+            zip(slots, connections, strict=True)
+        ):
+            slot.connection = connection
+            slot.protocol = connection.protocol
+            slot.kind, slot.gather, slot.position = m.Open, gather, position
+            slot.done, slot.final, slot.interrupted = False, None, None
+            slot.session = connection.protocol.open(
+                secrets.token_hex(16), **self._opening
+            )
+            slot.session.waiter = slot
+        await gather.future
+        return gather.results
+
+    async def aclose(self) -> None:
+        """Close all environments and give the connections back; idempotent."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self._close_slots()
+        except TimeoutError:
+            _logger.warning(
+                "some sessions did not close within %s s; their leases will end them",
+                _CLOSE_TIMEOUT,
+            )
+        finally:
+            await shielded(self._give_back(), timeout=2 * _CLOSE_TIMEOUT)
+
+    async def _close_slots(self) -> None:
+        slots = [slot for slot in self._slots if hasattr(slot, "session")]
+        for slot in slots:
+            if slot.session.pending is not None and not slot.abandoned:
+                self._abandon(slot)
+        await self._wait_settled(slots)
+        live = [slot for slot in slots if slot.session.id and not slot.session.ended]
+        if not live:
+            return
+        gather = self._start(live)
+        for slot in live:
+            slot.send_close()
+        await gather.future
+        for result in gather.results:
+            if isinstance(result, Failure) and not isinstance(
+                result.error, SessionClosed
+            ):
+                _logger.warning("closing a session: %s", result.error.message)
+
+    async def _give_back(self) -> None:
+        for slot in self._slots:
+            if hasattr(slot, "session"):
+                slot.protocol.forget(slot.session)
+        held, self._held = self._held, []
+        try:
+            if self._pool is not None:
+                await self._pool.release(held)
+        finally:
+            if self._provider is not None:
+                await self._provider.stop()
+
+    # All together
+
+    async def reset(
+        self,
+        *,
+        seeds: int | Iterable[int | None] | None = None,
+        options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
+        indices: Sequence[int] | None = None,
+        timeout: float | None = None,
+    ) -> list[BatchResult[ObsT]]:
+        """Start episodes; the results are in the order of the sessions.
+
+        A session that was lost is opened anew: a reset asks for a new episode, so
+        nothing is pretended.
+
+        Args:
+            seeds: One for each session, or the first of consecutive ones.
+            options: The same for all, or one for each session.
+            indices: Only these sessions, in this order.
+            timeout: Seconds for each session; None takes the batch's.
+        """
+        slots = self._choose(indices)
+        chosen = _spread_seeds(seeds, len(slots))
+        each = _spread_options(options, len(slots))
+        await self._wait_settled(slots)
+        self._check_free(slots)
+        problems = await self._reopen(slots)
+        gather = self._start(slots)
+        timeout = self._timeout if timeout is None else timeout
+        for slot, seed, option in zip(slots, chosen, each, strict=True):
+            if slot.index in problems:
+                slot.gather = None
+                gather.put(slot.position, problems[slot.index])
+            else:
+                slot.send_reset(seed, option, timeout)
+        return await self._finish(slots, gather)
+
+    async def step(
+        self,
+        actions: Iterable[ActT],
+        *,
+        indices: Sequence[int] | None = None,
+        timeout: float | None = None,
+    ) -> list[BatchResult[ObsT]]:
+        """Perform an action in each session; the results are in the same order.
+
+        Cancelling it cancels the steps on the server; a session whose step was
+        executed all the same has a `StepInterrupted` in its place next time.
+
+        Args:
+            actions: One for each session.
+            indices: Only these sessions, in this order.
+            timeout: Seconds for each session; None takes the batch's.
+
+        Raises:
+            SessionBusy: A call is in flight on one of them; nothing was sent.
+        """
+        slots = self._choose(indices)
+        actions = actions if isinstance(actions, Sequence) else list(actions)
+        if len(actions) != len(slots):
+            raise LocalProtocolError(
+                f"expected {len(slots)} actions, got {len(actions)}"
+            )
+        await self._wait_settled(slots)
+        self._check_free(slots)
+        gather = self._start(slots)
+        timeout = self._timeout if timeout is None else timeout
+        for position, (slot, action) in enumerate(zip(slots, actions, strict=True)):
+            slot.send_step(action, timeout)
+            if position % _EARLY_FLUSH == _EARLY_FLUSH - 1:
+                self._flush()
+        return await self._finish(slots, gather)
+
+    async def state(
+        self,
+        *,
+        indices: Sequence[int] | None = None,
+        timeout: float | None = None,
+    ) -> list[StateT | Failure]:
+        """Read the states, without changing them.
+
+        Args:
+            indices: Only these sessions, in this order.
+            timeout: Seconds for each session; None takes the batch's.
+        """
+        slots = self._choose(indices)
+        await self._wait_settled(slots)
+        self._check_free(slots)
+        gather = self._start(slots)
+        timeout = self._timeout if timeout is None else timeout
+        for slot in slots:
+            slot.send_state(timeout)
+        return await self._finish(slots, gather)
+
+    def _choose(self, indices: Sequence[int] | None) -> list[_Slot]:
+        if not self._is_open:
+            raise LocalProtocolError("expected an open batch: use `async with`")
+        if indices is None:
+            return self._slots
+        try:
+            slots = [self._slots[index] for index in indices]
+        except IndexError as error:
+            raise LocalProtocolError(
+                f"expected indices below {len(self._slots)}, got {list(indices)!r}"
+            ) from error
+        if len(set(map(id, slots))) != len(slots):
+            raise LocalProtocolError(f"expected each index once, got {list(indices)!r}")
+        return slots
+
+    def _check_free(self, slots: Iterable[_Slot]) -> None:
+        for slot in slots:
+            if slot.session.pending is not None or slot.index in self._posted:
+                raise SessionBusy(
+                    f"expected session {slot.index} of the batch to be free, but a "
+                    "call is in flight on it"
+                )
+
+    def _start(self, slots: Sequence[_Slot]) -> _Gather:
+        gather = _Gather(len(slots))
+        for position, slot in enumerate(slots):
+            slot.gather = gather
+            slot.position = position
+        return gather
+
+    def _flush(self) -> None:
+        for connection in set(self._held):
+            connection.flush()
+
+    async def _finish(self, slots: Sequence[_Slot], gather: _Gather) -> list[Any]:
+        if not slots:
+            return []
+        try:
+            await gather.future
+        except asyncio.CancelledError:
+            for slot in slots:
+                if slot.gather is gather:
+                    self._abandon(slot)
+            raise
+        return gather.results
+
+    def _abandon(self, slot: _Slot) -> None:
+        slot.gather = None
+        self._posted.discard(slot.index)
+        if slot.session.pending is not None:
+            slot.abandoned = True
+            slot.protocol.cancel(slot.session)
+
+    async def _wait_settled(self, slots: Sequence[_Slot]) -> None:
+        """Wait for the outcomes of what a cancelled call left behind."""
+        while any(slot.abandoned for slot in slots):
+            self._calm = asyncio.get_running_loop().create_future()
+            await self._calm
+
+    def settled(self) -> None:
+        """A request that a cancelled call left behind has its outcome."""
+        if self._calm is not None and not self._calm.done():
+            self._calm.set_result(None)
+
+    async def _reopen(self, slots: Sequence[_Slot]) -> dict[int, Failure]:
+        """Open new sessions in the places of lost ones."""
+        lost = [slot for slot in slots if slot.session.ended is not None]
+        if not lost:
+            return {}
+        assert self._pool is not None
+        for slot in lost:
+            self._held.remove(slot.connection)
+            await self._pool.release([slot.connection])
+        try:
+            connections = await self._pool.acquire(len(lost), sockets=self._sockets)
+        except OpenEnvError as error:
+            # The places stay lost; what they held is held no more.
+            self._held.extend(slot.connection for slot in lost)
+            for slot in lost:
+                slot.connection.users += 1
+            return {slot.index: Failure(error) for slot in lost}
+        self._held.extend(connections)
+        results = await self._open_slots(lost, connections)
+        return {
+            slot.index: result
+            for slot, result in zip(lost, results, strict=True)
+            if isinstance(result, Failure)
+        }
+
+    # Whoever is done first
+
+    def send(
+        self,
+        indices: Sequence[int],
+        actions: Iterable[ActT],
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Post actions without waiting; `ready` yields their results.
+
+        Args:
+            indices: Which sessions.
+            actions: One for each.
+            timeout: Seconds for each session; None takes the batch's.
+
+        Raises:
+            SessionBusy: A call is in flight on one of them; nothing was sent.
+        """
+        slots = self._choose(indices)
+        actions = list(actions)
+        if len(actions) != len(slots):
+            raise LocalProtocolError(
+                f"expected {len(slots)} actions, got {len(actions)}"
+            )
+        self._check_free(slots)
+        timeout = self._timeout if timeout is None else timeout
+        for slot, action in zip(slots, actions, strict=True):
+            slot.gather = None
+            self._posted.add(slot.index)
+            slot.send_step(action, timeout)
+
+    def send_reset(
+        self,
+        indices: Sequence[int] | None = None,
+        *,
+        seeds: int | Iterable[int | None] | None = None,
+        options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Post resets without waiting; `ready` yields their results.
+
+        Args:
+            indices: Which sessions; None for all.
+            seeds: As in `reset`.
+            options: As in `reset`.
+            timeout: Seconds for each session; None takes the batch's.
+        """
+        slots = self._choose(indices)
+        chosen = _spread_seeds(seeds, len(slots))
+        each = _spread_options(options, len(slots))
+        self._check_free(slots)
+        timeout = self._timeout if timeout is None else timeout
+        for slot, seed, option in zip(slots, chosen, each, strict=True):
+            slot.gather = None
+            self._posted.add(slot.index)
+            slot.send_reset(seed, option, timeout)
+
+    def awaits(self, slot: _Slot) -> bool:
+        """Whether something was posted for the session."""
+        return slot.index in self._posted
+
+    def arrived(self, slot: _Slot, result: object) -> None:
+        """A posted request has its result."""
+        self._posted.discard(slot.index)
+        self._arrivals.append((slot.index, result))
+        if len(self._arrivals) >= self._wanted:
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    @property
+    def in_flight(self) -> int:
+        """Posted requests without a result yet."""
+        return len(self._posted)
+
+    async def ready(
+        self,
+        *,
+        min: int = 1,
+        max: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Ready[ObsT]]:
+        """Yield the sessions that are done, until nothing is in flight any more.
+
+        Post the next actions inside the loop; a session for which nothing is posted
+        is not waited for.
+
+        Args:
+            min: Wait for so many results, or for all that are in flight if fewer.
+            max: Yield at most so many at a time.
+            timeout: Seconds after which fewer than `min`, but at least one, will do.
+        """
+        if min < 1 or (max is not None and max < min):
+            raise LocalProtocolError(
+                f"expected 1 <= min <= max, got min={min} and max={max}"
+            )
+        while self._arrivals or self._posted:
+            await self._wait_arrivals(min, timeout)
+            count = len(self._arrivals)
+            if max is not None and count > max:
+                count = max
+            taken = [self._arrivals.popleft() for _ in range(count)]
+            results: list[Any] = [result for _, result in taken]
+            yield Ready([index for index, _ in taken], results)
+
+    async def _wait_arrivals(self, least: int, timeout: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        timer = None
+        try:
+            while True:
+                arrived = len(self._arrivals)
+                possible = arrived + len(self._posted)
+                self._wanted = least if least < possible else possible
+                if arrived >= self._wanted:
+                    return
+                if timer is None and timeout is not None:
+                    timer = loop.call_later(timeout, self._lower)
+                elif self._wanted_low and arrived:
+                    return
+                if self._wanted_low:
+                    self._wanted = 1
+                self._wake = loop.create_future()
+                await self._wake
+        finally:
+            self._wake = None
+            self._wanted_low = False
+            if timer is not None:
+                timer.cancel()
+
+    _wanted_low = False
+
+    def _lower(self) -> None:
+        """The timeout of `ready` has passed: one result is enough."""
+        self._wanted_low = True
+        self._wanted = 1
+        self._notify()
+
+    @property
+    def session_ids(self) -> list[str]:
+        """Public ids of the sessions."""
+        return [slot.session.id for slot in self._slots]
+
+
+def _spread_seeds(
+    seeds: int | Iterable[int | None] | None, count: int
+) -> list[int | None]:
+    if seeds is None:
+        return [None] * count
+    if isinstance(seeds, int):
+        return [seeds + position for position in range(count)]
+    chosen = list(seeds)
+    if len(chosen) != count:
+        raise LocalProtocolError(f"expected {count} seeds, got {len(chosen)}")
+    return chosen
+
+
+def _spread_options(
+    options: dict[str, Any] | Sequence[dict[str, Any] | None] | None, count: int
+) -> Sequence[dict[str, Any] | None]:
+    if options is None or isinstance(options, dict):
+        return [options] * count
+    if len(options) != count:
+        raise LocalProtocolError(f"expected {count} options, got {len(options)}")
+    return options

@@ -1,0 +1,365 @@
+"""One socket to a server, shared by many sessions, that survives its own loss."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+from time import perf_counter
+from typing import Final, Protocol
+
+import anyio
+
+from .. import messages as m
+from .._aio import Tasks
+from ..errors import ConnectFailed, OpenEnvError, RemoteProtocolError, SessionLost
+from ..protocol import ClientProtocol, ClientSession
+from .endpoint import Endpoint
+from .transport import WebSocket, open_websocket
+
+__all__ = ["Connection", "ConnectionOptions", "Waiter"]
+
+_logger = logging.getLogger("openenv_async.client")
+
+_CLIENT: Final = "openenv-async"
+_BACKOFF: Final = (0.02, 2.0)
+"""Seconds before the first and, at most, between later attempts to reconnect."""
+_CLOSE_TIMEOUT: Final = 1.0
+_TICK: Final = 1.0
+_DEADLINE_SLACK: Final = 5.0
+"""Seconds past its deadline after which a call stops waiting for the server's word."""
+
+
+class Waiter(Protocol):
+    """Whoever waits for what happens on a session."""
+
+    def deliver(self, message: m.ServerMessage) -> None:
+        """Take a message of the session; must not raise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConnectionOptions:
+    """What makes two connections to the same server different.
+
+    Args:
+        token: Bearer token.
+        connect_timeout: Seconds for the first connection.
+        reconnect_timeout: Seconds of trying before sessions count as lost.
+        limits: What this side accepts, and its heartbeat.
+    """
+
+    token: str | None = None
+    connect_timeout: float = 10.0
+    reconnect_timeout: float = 60.0
+    limits: m.Limits = dataclasses.field(default_factory=m.Limits)
+
+
+class Connection:
+    """A socket to one server, with reconnect and resume.
+
+    Sessions take it with `acquire` and give it back with `release`; the last one
+    closes it. When the socket drops, it is opened again with growing pauses, and every
+    session goes on where it was, or learns that it is lost.
+
+    Args:
+        endpoint: Where the server is.
+        options: See `ConnectionOptions`.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: ConnectionOptions) -> None:
+        self.endpoint = endpoint
+        self.options = options
+        self.users = 0
+        """Sessions that use this connection."""
+        self.error: OpenEnvError | None = None
+        """Why the connection is over for good."""
+        self.reconnects = 0
+        """How often the socket was opened again."""
+        self.protocol: ClientProtocol[Waiter] = ClientProtocol(
+            codec=m.MSGPACK,
+            client=_CLIENT,
+            limits=options.limits,
+            wake=self._schedule_flush,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._socket: WebSocket | None = None
+        self._greeted = asyncio.Event()
+        self._tasks = Tasks()
+        self._scheduled = False
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines: dict[ClientSession[Waiter], float] = {}
+        self._others: dict[int, Waiter] = {}
+        self._next_id = 1
+
+    # Coming and going
+
+    async def acquire(self) -> None:
+        """Wait until the connection can be used, connecting if need be.
+
+        Raises:
+            ConnectFailed: There is no server.
+            Unauthorized: The token is missing or wrong.
+            RemoteProtocolError: It speaks something else.
+        """
+        self.users += 1
+        try:
+            if self._timer is None and self.error is None and not self._closing:
+                self._timer = self._loop.call_later(_TICK, self._tick)
+                self._tasks.spawn(self._connect_first(), "openenv-async-connect")
+            await self._greeted.wait()
+            if self.error is not None:
+                raise _again(self.error)
+        except BaseException:
+            self.users -= 1
+            raise
+
+    def release(self, count: int = 1) -> bool:
+        """Give the connection back; returns whether nobody uses it any more."""
+        self.users -= count
+        return self.users <= 0
+
+    async def aclose(self) -> None:
+        """Close the socket and end the connection's tasks; idempotent."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.error is None:
+            self.error = ConnectFailed("the connection was closed", retryable=False)
+        self._greeted.set()
+        socket = self._socket
+        try:
+            if socket is not None:
+                self.protocol.goodbye()
+                self.flush()
+                await socket.aclose(_CLOSE_TIMEOUT)
+        finally:
+            await self._tasks.aclose()
+
+    # Connecting
+
+    async def _connect_first(self) -> None:
+        try:
+            async with asyncio.timeout(self.options.connect_timeout):
+                await self._connect()
+                await self._greeted.wait()
+        except TimeoutError:
+            self._fail(
+                ConnectFailed(
+                    f"expected an answer from {self.endpoint.url!r} within "
+                    f"{self.options.connect_timeout} s"
+                )
+            )
+        except OpenEnvError as error:
+            self._fail(error)
+
+    async def _connect(self) -> None:
+        protocol = self.protocol
+        socket = await open_websocket(
+            self.endpoint,
+            subprotocol=protocol.codec.subprotocol,
+            token=self.options.token,
+            is_text=protocol.codec.is_text,
+            max_size=self.options.limits.frame_bytes,
+            received=self._received,
+            writable=self._schedule_flush,
+            lost=self._lost,
+        )
+        self._socket = socket
+        protocol.connection_made(perf_counter())
+
+    async def _reconnect(self) -> None:
+        """Open the socket again, with pauses that grow and vary.
+
+        Full jitter as in "Exponential Backoff And Jitter" (AWS Architecture Blog,
+        2015), so that many clients of a restarted server do not come all at once.
+        """
+        pause, most = _BACKOFF
+        give_up = perf_counter() + self.options.reconnect_timeout
+        problem: OpenEnvError | None = None
+        while perf_counter() < give_up:
+            await anyio.sleep(random.uniform(0.0, pause))  # noqa: S311 (jitter, no secret)
+            pause = min(pause * 2, most)
+            try:
+                async with asyncio.timeout(self.options.connect_timeout):
+                    await self._connect()
+            except TimeoutError:
+                problem = ConnectFailed("no answer in time")
+            except ConnectFailed as error:
+                problem = error
+            except OpenEnvError as error:
+                self._fail(error)
+                return
+            else:
+                self.reconnects += 1
+                _logger.info("= %s: connected again", self.endpoint.url)
+                return
+        self._fail(
+            ConnectFailed(
+                f"expected to reach {self.endpoint.url!r} again within "
+                f"{self.options.reconnect_timeout} s: {problem}"
+            )
+        )
+
+    def _lost(self) -> None:
+        """The socket is gone."""
+        self._socket = None
+        self.protocol.connection_lost()
+        if self._closing or self.error is not None:
+            return
+        if not self._greeted.is_set():
+            # The first connection: whoever opens it has to know at once.
+            self._fail(
+                ConnectFailed(
+                    f"expected a greeting from {self.endpoint.url!r}, but the "
+                    "connection ended"
+                )
+            )
+            return
+        _logger.info("= %s: connection lost", self.endpoint.url)
+        self._tasks.spawn(self._reconnect(), "openenv-async-reconnect")
+
+    def _fail(self, error: OpenEnvError) -> None:
+        """Give up for good: every session is lost."""
+        if self.error is not None:
+            return
+        self.error = error
+        self._greeted.set()
+        for session in list(self.protocol.sessions.values()):
+            self._lose(
+                session,
+                SessionLost(
+                    f"the connection is lost for good: {error}",
+                    executed="no" if session.pending is None else "unknown",
+                ),
+            )
+        if self._socket is not None:
+            self._socket.abort()
+
+    def _lose(self, session: ClientSession[Waiter], error: OpenEnvError) -> None:
+        pending = session.pending is not None
+        self.protocol.forget(session)
+        session.ended = error
+        session.pending = None
+        waiter = session.waiter
+        if waiter is not None and (pending or not session.id):
+            waiter.deliver(
+                m.failure(
+                    session.handle,
+                    session.seq or None,
+                    "session_lost",
+                    error.message,
+                    executed=error.executed,
+                )
+            )
+
+    # Receiving
+
+    def _received(self, frame: bytes) -> None:
+        try:
+            events = self.protocol.receive(frame, perf_counter())
+        except OpenEnvError as error:
+            if isinstance(error, RemoteProtocolError):
+                _logger.warning("< %s: %s", self.endpoint.url, error)
+            self._fail(error)
+            return
+        for session, message in events:
+            if session is not None:
+                waiter = session.waiter
+                if waiter is not None:
+                    waiter.deliver(message)
+            else:
+                self._about_connection(message)
+
+    def _about_connection(self, message: m.ServerMessage) -> None:
+        match message:
+            case m.Welcome():
+                self._greeted.set()
+            case m.Goodbye():
+                _logger.info("< %s: goodbye, %s", self.endpoint.url, message.reason)
+            case m.Sessions() | m.Watching() | m.Event():
+                waiter = self._others.get(message.id)
+                if waiter is not None:
+                    waiter.deliver(message)
+            case m.Failure(detail={"watch": int(number)}):
+                waiter = self._others.get(number)
+                if waiter is not None:
+                    waiter.deliver(message)
+            case _:
+                pass
+
+    # Lists and watches
+
+    def subscribe(self, waiter: Waiter) -> int:
+        """Take a number for a list or a watch; messages with it go to the waiter."""
+        number = self._next_id
+        self._next_id += 1
+        self._others[number] = waiter
+        return number
+
+    def unsubscribe(self, number: int) -> None:
+        """Give a number back."""
+        self._others.pop(number, None)
+
+    # Sending
+
+    def _schedule_flush(self) -> None:
+        """Send at the end of this turn of the loop, together with what still comes."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send what waits now, as far as the kernel takes it."""
+        self._scheduled = False
+        socket = self._socket
+        if socket is None:
+            return
+        protocol = self.protocol
+        while not socket.paused:
+            frame = protocol.next_frame()
+            if frame is None:
+                return
+            socket.send(frame)
+
+    # Time
+
+    def guard(self, session: ClientSession[Waiter], timeout: float) -> None:
+        """Stop waiting for a call some time after its deadline, whatever happens.
+
+        The server keeps deadlines exactly; this one is for a server that cannot.
+        """
+        self._deadlines[session] = perf_counter() + timeout + _DEADLINE_SLACK
+
+    def _tick(self) -> None:
+        now = perf_counter()
+        if self._socket is not None and not self.protocol.tick(now):
+            _logger.warning("= %s is silent: connection dropped", self.endpoint.url)
+            self._socket.abort()
+        for session, deadline in list(self._deadlines.items()):
+            if session.pending is None:
+                del self._deadlines[session]
+            elif deadline <= now:
+                del self._deadlines[session]
+                self._lose(
+                    session,
+                    SessionLost(
+                        "the server did not keep the deadline of a call",
+                        executed="unknown",
+                    ),
+                )
+        interval = min(_TICK, self.options.limits.heartbeat / 4)
+        self._timer = self._loop.call_later(interval, self._tick)
+
+
+def _again(error: OpenEnvError) -> OpenEnvError:
+    """A fresh copy for each caller, because a traceback belongs to one of them."""
+    return type(error)(
+        error.message,
+        code=error.code,
+        executed=error.executed,
+        retryable=error.retryable,
+        fault=error.fault,
+        detail=error.detail,
+    )

@@ -1,0 +1,89 @@
+"""The connections of this process: one server, few sockets, all sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import Final, TypeAlias
+
+from .connection import Connection, ConnectionOptions
+from .endpoint import Endpoint
+
+__all__ = ["Pool", "pool_of"]
+
+SPREAD: Final = 128
+"""Sessions on a socket from which on a second one pays."""
+_DEFAULT_SOCKETS: Final = 2
+"""Client and server work at the same time with two; more gained nothing."""
+
+_Key: TypeAlias = tuple[Endpoint, ConnectionOptions]
+
+
+class Pool:
+    """The connections of one event loop to one server with the same options."""
+
+    def __init__(self, endpoint: Endpoint, options: ConnectionOptions) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._connections: list[Connection] = []
+
+    async def acquire(self, count: int, *, sockets: int | None) -> list[Connection]:
+        """Get connections for a number of sessions, one entry a session.
+
+        Args:
+            count: Sessions.
+            sockets: Connections to spread them over; None chooses.
+
+        Raises:
+            OpenEnvError: No connection could be made; none is held then.
+        """
+        chosen = self._choose(count, sockets)
+        held: list[Connection] = []
+        try:
+            for connection in chosen:
+                await connection.acquire()
+                held.append(connection)
+        except BaseException:
+            await self.release(held)
+            self._forget_failed()
+            raise
+        return held
+
+    def _choose(self, count: int, sockets: int | None) -> list[Connection]:
+        self._forget_failed()
+        live = self._connections
+        total = count + sum(connection.users for connection in live)
+        wanted = sockets or (_DEFAULT_SOCKETS if total >= SPREAD else 1)
+        while len(live) < wanted:
+            live.append(Connection(self._endpoint, self._options))
+        spread = sorted(live, key=lambda connection: connection.users)[:wanted]
+        return [spread[position % len(spread)] for position in range(count)]
+
+    def _forget_failed(self) -> None:
+        self._connections = [
+            connection for connection in self._connections if connection.error is None
+        ]
+
+    async def release(self, connections: list[Connection]) -> None:
+        """Give connections back, one entry a session; closes those that are free."""
+        free = {connection for connection in connections if connection.release()}
+        self._connections = [
+            connection for connection in self._connections if connection not in free
+        ]
+        for connection in free:
+            await connection.aclose()
+
+
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, Pool]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def pool_of(endpoint: Endpoint, options: ConnectionOptions) -> Pool:
+    """The pool of the running loop for a server."""
+    pools = _pools.setdefault(asyncio.get_running_loop(), {})
+    key = endpoint, options
+    pool = pools.get(key)
+    if pool is None:
+        pool = pools[key] = Pool(endpoint, options)
+    return pool

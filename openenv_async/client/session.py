@@ -1,0 +1,531 @@
+"""`EnvClient`: one session, awaited call by call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+
+from .. import messages as m
+from .._aio import shielded
+from ..environment import type_arguments
+from ..errors import (
+    LocalProtocolError,
+    OpenEnvError,
+    SessionClosed,
+    StepInterrupted,
+)
+from ..protocol import ClientSession
+from ..providers import LocalProvider, Provider
+from .connection import Connection, ConnectionOptions, Waiter
+from .endpoint import Endpoint
+from .payloads import Payloads, unwrap
+from .pool import Pool, pool_of
+from .results import StepResult
+
+if TYPE_CHECKING:
+    from .batch import AutoresetMode, EnvBatch
+    from .sync import SyncEnv
+
+__all__ = ["EnvClient", "GenericEnv"]
+
+_logger = logging.getLogger("openenv_async.client")
+
+ActT = TypeVar("ActT")
+ObsT = TypeVar("ObsT")
+StateT = TypeVar("StateT")
+SelfT = TypeVar("SelfT", bound="EnvClient[Any, Any, Any]")
+
+_CLOSE_TIMEOUT: Final = 10.0
+"""Seconds that a session's environment has to close."""
+
+
+class EnvClient(Generic[ActT, ObsT, StateT]):
+    """One session with an environment.
+
+    Subclass it with the environment's types and write nothing else:
+    `class EchoEnv(EnvClient[EchoAction, EchoObservation, State]): ...`
+
+    Use it as an async context manager. All sessions of a process with the same server
+    share its sockets; calls on different sessions never disturb each other, and a
+    second call on a session while one is in flight raises `SessionBusy`.
+
+    Args:
+        url: `ws://host:port`, `wss://host:port` or `ws+unix:///path/to/socket`.
+        provider: Starts the server instead; give this or `url`.
+        environment: Which of the server's environments; None takes its default.
+        token: Bearer token.
+        owner: A label for the server's lists.
+        timeout: Seconds for each call that names no other; None has no deadline.
+        capacity_timeout: Seconds to wait while the server is full.
+        lease: Seconds that the session may outlive a lost connection, bounded by the
+            server; None asks for the server's most.
+        hold: While somebody has taken the session over, wait instead of failing.
+        connect_timeout: Seconds for the first connection.
+        reconnect_timeout: Seconds of reconnecting before sessions count as lost.
+        on_progress: Called with what a long step reports: a fraction or None, a text.
+    """
+
+    environment: ClassVar[str | None] = None
+    """Which of a server's environments; None takes the server's default."""
+    payloads: ClassVar[Payloads | None] = None
+    """Filled in from the type arguments."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        provider: Provider | None = None,
+        environment: str | None = None,
+        token: str | None = None,
+        owner: str = "",
+        timeout: float | None = None,
+        capacity_timeout: float = 0.0,
+        lease: float | None = None,
+        hold: bool = False,
+        connect_timeout: float = 10.0,
+        reconnect_timeout: float = 60.0,
+        on_progress: Callable[[float | None, str], None] | None = None,
+    ) -> None:
+        if (url is None) is (provider is None):
+            raise LocalProtocolError("expected a url or a provider, and not both")
+        self._types = self._own_payloads()
+        self._url = url
+        self._provider = provider
+        self._options = ConnectionOptions(
+            token=token,
+            connect_timeout=connect_timeout,
+            reconnect_timeout=reconnect_timeout,
+        )
+        self._opening: dict[str, Any] = {
+            "environment": environment or self.environment,
+            "owner": owner,
+            "lease": lease,
+            "wait": capacity_timeout,
+            "hold": hold,
+        }
+        self._timeout = timeout
+        self._on_progress = on_progress
+        self._pool: Pool | None = None
+        self._connection: Connection | None = None
+        self._session: ClientSession[Waiter] | None = None
+        self._future: asyncio.Future[m.ServerMessage] | None = None
+        self._leftover: asyncio.Future[m.ServerMessage] | None = None
+        """Resolves with what became of a call that its caller cancelled."""
+        self._leftover_is_step = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        found = type_arguments(cls, EnvClient)
+        if found is not None:
+            cls.payloads = Payloads.of(*found)
+
+    @classmethod
+    def _own_payloads(cls) -> Payloads:
+        if cls.payloads is None:
+            raise LocalProtocolError(
+                f"expected a subclass like class {cls.__name__}(EnvClient[Action, "
+                "Observation, State]), or GenericEnv for untyped use"
+            )
+        return cls.payloads
+
+    # Other ways to get one
+
+    @classmethod
+    def local(
+        cls: type[SelfT], *targets: str, environment: str | None = None, **options: Any
+    ) -> SelfT:
+        """Start a server of its own on this machine, as a subprocess.
+
+        Args:
+            targets: What to serve, as `openenv-async serve` takes it; by default the
+                package that this class is defined in.
+            environment: Which of several environments.
+            options: As for the constructor.
+        """
+        provider = LocalProvider(*(targets or (cls._package(),)))
+        return cls(provider=provider, environment=environment, **options)
+
+    @classmethod
+    def _package(cls) -> str:
+        return cls.__module__.partition(".")[0]
+
+    @classmethod
+    def batch(
+        cls,
+        url: str | None = None,
+        *,
+        size: int,
+        provider: Provider | None = None,
+        environment: str | None = None,
+        autoreset: AutoresetMode | str = "Disabled",
+        sockets: int | None = None,
+        **options: Any,
+    ) -> EnvBatch[ActT, ObsT, StateT]:
+        """Many sessions as one object; see `EnvBatch`.
+
+        Args:
+            url: As for the constructor.
+            size: How many sessions.
+            provider: As for the constructor.
+            environment: As for the constructor.
+            autoreset: What happens to sessions whose episode is over.
+            sockets: Connections to spread the sessions over; None chooses.
+            options: As for the constructor.
+        """
+        module = sys.modules[f"{__package__}.batch"]
+        batch: EnvBatch[ActT, ObsT, StateT] = module.EnvBatch(
+            cls._own_payloads(),
+            url,
+            size=size,
+            provider=provider,
+            environment=environment or cls.environment,
+            autoreset=autoreset,
+            sockets=sockets,
+            **options,
+        )
+        return batch
+
+    def sync(self) -> SyncEnv[ActT, ObsT, StateT]:
+        """The same, blocking: for scripts and for trainers without a loop."""
+        module = sys.modules[f"{__package__}.sync"]
+        blocking: SyncEnv[ActT, ObsT, StateT] = module.SyncEnv(self)
+        return blocking
+
+    # Opening and closing
+
+    async def __aenter__(self: SelfT) -> SelfT:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Connect and open the session. Cancelling it leaves nothing behind.
+
+        Raises:
+            ConnectFailed: There is no server.
+            AtCapacity: The server is full; `detail` has the numbers.
+            UnknownEnvironment: The server does not host it.
+            Unauthorized: The token is missing or wrong.
+            ProviderError: The server could not be started.
+        """
+        if self._session is not None:
+            raise LocalProtocolError("expected a session that is not open yet")
+        try:
+            url = self._url
+            if self._provider is not None:
+                url = (await self._provider.start()).url
+            assert url is not None
+            self._pool = pool_of(Endpoint.parse(url), self._options)
+            (self._connection,) = await self._pool.acquire(1, sockets=None)
+            self._session = self._connection.protocol.open(
+                secrets.token_hex(16), **self._opening
+            )
+            self._session.waiter = self
+            unwrapped = await self._wait_opened()
+            if isinstance(unwrapped, OpenEnvError):
+                raise unwrapped
+        except BaseException:
+            await shielded(self._give_back(), timeout=_CLOSE_TIMEOUT)
+            raise
+
+    async def _wait_opened(self) -> m.Reply | OpenEnvError | None:
+        self._future = asyncio.get_running_loop().create_future()
+        message = await self._future
+        return None if isinstance(message, m.Opened) else unwrap(message)
+
+    async def aclose(self) -> None:
+        """Close the environment and give the connection back; idempotent.
+
+        What the environment's `close()` raises is logged. Cancelling it still ends
+        the session: on the server its lease does.
+        """
+        session = self._session
+        if session is None:
+            return
+        try:
+            if session.ended is None:
+                await self._close_session(session)
+        except OpenEnvError as error:
+            if not isinstance(error, SessionClosed):
+                _logger.warning("closing session %s: %s", session.id, error.message)
+        finally:
+            await shielded(self._give_back(), timeout=2 * _CLOSE_TIMEOUT)
+
+    async def _close_session(self, session: ClientSession[Waiter]) -> None:
+        assert self._connection is not None
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                if session.pending is not None and self._leftover is None:
+                    # Left in the middle of a call, as by an exception in a sibling.
+                    self._abandon(is_step=True)
+                if self._leftover is not None:
+                    await self._leftover
+                    self._leftover = None
+                self._connection.protocol.close(session)
+                await self._reply(session, None)
+        except TimeoutError:
+            _logger.warning(
+                "session %s did not close within %s s; its lease will end it",
+                session.id,
+                _CLOSE_TIMEOUT,
+            )
+
+    async def _give_back(self) -> None:
+        session, self._session = self._session, None
+        connection, self._connection = self._connection, None
+        if connection is not None and session is not None:
+            if session.pending is not None or not session.id:
+                # Opened or not, the server must not keep it for a client that left.
+                connection.protocol.cancel(session)
+            connection.protocol.forget(session)
+        try:
+            if connection is not None and self._pool is not None:
+                await self._pool.release([connection])
+        finally:
+            if self._provider is not None:
+                await self._provider.stop()
+
+    # Calls
+
+    async def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        options: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> StepResult[ObsT]:
+        """Start an episode.
+
+        Cancelling it cancels the reset on the server; the next call must be another
+        `reset`.
+
+        Args:
+            seed: Makes the episode repeatable.
+            episode_id: The caller's name for it.
+            options: What the environment documents.
+            timeout: Seconds; None takes the client's.
+
+        Raises:
+            EnvironmentFailed: The environment raised; has its traceback.
+            DeadlineExceeded: It took too long.
+            InvalidAction: The options do not fit.
+            SessionBusy: Another call is in flight on this session.
+            SessionLost: The session is gone; says whether the reset was executed.
+        """
+        session, protocol = self._open_session()
+        if self._leftover is not None:
+            await self._settle()
+        timeout = self._timeout if timeout is None else timeout
+        protocol.reset(
+            session, seed=seed, episode_id=episode_id, options=options, timeout=timeout
+        )
+        reply = await self._reply(session, timeout)
+        return self._result(session, reply, is_reset=True)
+
+    async def step(
+        self, action: ActT, *, timeout: float | None = None
+    ) -> StepResult[ObsT]:
+        """Perform an action; it is executed at most once, whatever the network does.
+
+        Cancelling it cancels the step on the server. If the environment ran it all
+        the same, wholly or in part, the next `step` raises `StepInterrupted`, once.
+
+        Args:
+            action: What the environment's type says.
+            timeout: Seconds; None takes the client's.
+
+        Raises:
+            InvalidAction: The action does not fit; names the field. Not executed.
+            ResetRequired: No episode is running. Not executed.
+            EpisodeDone: The episode is over. Not executed.
+            EnvironmentFailed: The environment raised; has its traceback.
+            DeadlineExceeded: It took too long.
+            StepInterrupted: The step before was cancelled, but executed.
+            SessionBusy: Another call is in flight on this session.
+            SessionLost: The session is gone; says whether the step was executed.
+        """
+        session, protocol = self._open_session()
+        if self._leftover is not None:
+            interrupted = await self._settle()
+            if interrupted is not None:
+                raise interrupted
+        timeout = self._timeout if timeout is None else timeout
+        protocol.step(session, action, timeout)
+        reply = await self._reply(session, timeout)
+        return self._result(session, reply, is_reset=False)
+
+    async def state(self, *, timeout: float | None = None) -> StateT:
+        """Read the environment's state, without changing it.
+
+        Raises:
+            EnvironmentFailed: The environment raised; the episode goes on.
+            SessionBusy: Another call is in flight on this session.
+            SessionLost: The session is gone.
+        """
+        session, protocol = self._open_session()
+        interrupted = None
+        if self._leftover is not None:
+            interrupted = await self._settle()
+        timeout = self._timeout if timeout is None else timeout
+        protocol.state(session, timeout)
+        reply = await self._reply(session, timeout)
+        if interrupted is not None:
+            # The next step must still learn of it.
+            self._interrupt_again(interrupted)
+        state: StateT = self._types.decode(self._types.state, reply.payload)
+        return state
+
+    def _open_session(self) -> tuple[ClientSession[Waiter], Any]:
+        if self._session is None or self._connection is None:
+            raise LocalProtocolError(
+                "expected an open session: use `async with`, or await open()"
+            )
+        return self._session, self._connection.protocol
+
+    async def _reply(
+        self, session: ClientSession[Waiter], timeout: float | None
+    ) -> m.Reply:
+        session.sent_at = perf_counter()
+        if timeout is not None:
+            assert self._connection is not None
+            self._connection.guard(session, timeout)
+        future = self._future = asyncio.get_running_loop().create_future()
+        try:
+            message = await future
+        except asyncio.CancelledError:
+            self._abandon(is_step=True)
+            raise
+        if type(message) is m.Reply:
+            return message
+        unwrapped = unwrap(message)
+        if isinstance(unwrapped, OpenEnvError):
+            raise unwrapped
+        return unwrapped
+
+    def _result(
+        self, session: ClientSession[Waiter], reply: m.Reply, *, is_reset: bool
+    ) -> StepResult[ObsT]:
+        return StepResult(
+            self._types.decode(self._types.observation, reply.payload),
+            int((perf_counter() - session.sent_at) * 1e9),
+            reply.queue_ns,
+            reply.environment_ns,
+            reply.encode_ns,
+            is_reset,
+        )
+
+    # What happens on the session
+
+    def deliver(self, message: m.ServerMessage) -> None:
+        """Take a message of the session; called by the connection."""
+        if isinstance(message, m.Progress):
+            if self._on_progress is not None:
+                self._on_progress(message.fraction, message.message)
+            return
+        future = self._future
+        if isinstance(message, m.Opened) and message.resumed:
+            _logger.info("= session %s resumed", message.session)
+            return
+        if future is not None and not future.done():
+            future.set_result(message)
+        elif self._leftover is not None and not self._leftover.done():
+            self._leftover.set_result(message)
+
+    # Cancelled calls
+
+    def _abandon(self, *, is_step: bool) -> None:
+        """The caller was cancelled: ask the server to stop, remember the outcome."""
+        session, connection = self._session, self._connection
+        future, self._future = self._future, None
+        if session is None or connection is None:
+            return
+        self._leftover = asyncio.get_running_loop().create_future()
+        self._leftover_is_step = is_step
+        if session.pending is not None:
+            connection.protocol.cancel(session)
+        elif future is not None and future.done() and not future.cancelled():
+            # The reply and the cancellation came in the same turn.
+            self._leftover.set_result(future.result())
+
+    async def _settle(self) -> StepInterrupted | None:
+        """Wait for the outcome of a cancelled call; says if it was executed."""
+        assert self._leftover is not None
+        message = await asyncio.shield(self._leftover)
+        self._leftover = None
+        if isinstance(message, m.Reply):
+            interrupted = StepInterrupted(
+                "an earlier call was cancelled, but the environment had executed it",
+                executed="yes",
+            )
+            assert self._session is not None
+            interrupted.result = message
+            try:
+                interrupted.result = self._result(
+                    self._session, message, is_reset=False
+                )
+            except OpenEnvError:
+                # The cancelled call was no step: its reply has another type.
+                return None
+            return interrupted
+        unwrapped = unwrap(message)
+        if isinstance(unwrapped, SessionClosed):
+            raise unwrapped
+        if isinstance(unwrapped, OpenEnvError) and unwrapped.executed != "no":
+            return StepInterrupted(
+                "an earlier call was cancelled while the environment ran it: the "
+                f"episode cannot go on without a reset ({unwrapped.message})",
+                executed=unwrapped.executed,
+            )
+        return None
+
+    def _interrupt_again(self, interrupted: StepInterrupted) -> None:
+        future = self._leftover = asyncio.get_running_loop().create_future()
+        result = interrupted.result
+        if isinstance(result, StepResult):
+            payload = m.raw(m.MSGPACK.encode(result.observation))
+            future.set_result(m.Reply(0, 0, payload))
+        else:
+            future.set_result(
+                m.failure(
+                    None,
+                    None,
+                    "cancelled",
+                    interrupted.message,
+                    executed=interrupted.executed,
+                )
+            )
+
+    # About the session
+
+    @property
+    def session_id(self) -> str:
+        """The session's public id; empty before it is open."""
+        return "" if self._session is None else self._session.id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are possible."""
+        return self._session is not None and self._session.ended is None
+
+
+class GenericEnv(EnvClient[Any, Any, Any]):
+    """A session with an environment of any type: dicts go in, dicts come out.
+
+    Observations are `GenericObservation`, arrays in them `Array`.
+    """
+
+    payloads = Payloads.generic()

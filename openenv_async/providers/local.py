@@ -1,0 +1,240 @@
+"""A server on this machine: a subprocess behind a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+
+from ..errors import ProviderError
+from .base import Served
+
+__all__ = ["LocalProvider"]
+
+_LOG_BYTES: Final = 8192
+"""How much of a server's output an error shows."""
+_STOP_PATIENCE: Final = 15.0
+"""Seconds that a server has to end gracefully before it is killed."""
+_POLL: Final = (0.01, 0.2)
+
+
+class LocalProvider:
+    """Starts `openenv-async serve` as a subprocess on a Unix socket.
+
+    The server ends with `stop()`, and also with this process: on a normal exit, an
+    exception, Ctrl-C and SIGTERM it is stopped, and when this process is killed it
+    notices by itself. Its output is kept in a file and shown when it dies early.
+
+    Args:
+        targets: What to serve, as `openenv-async serve` takes it.
+        execution: Where environments run; None leaves it to them.
+        max_sessions: Sessions at a time; None takes the server's default.
+        lease: Seconds that sessions outlive a lost connection.
+        workers: Worker processes, for execution `process`.
+        environment: Environment variables to add for the server.
+        start_timeout: Seconds until the server must answer.
+    """
+
+    def __init__(
+        self,
+        *targets: str,
+        execution: Literal["inline", "thread", "process"] | None = None,
+        max_sessions: int | None = None,
+        lease: float | None = None,
+        workers: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        start_timeout: float = 60.0,
+    ) -> None:
+        if not targets:
+            raise ProviderError(
+                "expected something to serve, such as 'echo_env', got nothing",
+                fault="caller",
+            )
+        options: dict[str, object] = {
+            "--execution": execution,
+            "--max-sessions": max_sessions,
+            "--lease": lease,
+            "--workers": workers,
+        }
+        self._arguments = [
+            *targets,
+            *(
+                text
+                for option, value in options.items()
+                if value is not None
+                for text in (option, str(value))
+            ),
+        ]
+        self._environment = dict(environment or {})
+        self._start_timeout = start_timeout
+        self._server: _Server | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> Served:
+        """Start the server and wait until it answers.
+
+        Raises:
+            ProviderError: It could not be started, died, or did not answer in time;
+                shows the last lines of its output.
+        """
+        async with self._lock:
+            if self._server is not None:
+                raise ProviderError("expected a server that is not running yet")
+            server = await anyio.to_thread.run_sync(
+                _Server, self._arguments, self._environment
+            )
+            try:
+                await anyio.to_thread.run_sync(server.start)
+                await server.wait_healthy(self._start_timeout)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await server.stop()
+                raise
+            self._server = server
+            return Served(server.url)
+
+    async def stop(self) -> None:
+        """Stop the server and remove its socket; idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            with anyio.CancelScope(shield=True):
+                await server.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None while it does not run."""
+        return None if self._server is None else self._server.pid
+
+    def output(self) -> str:
+        """The last lines that the server printed."""
+        return "" if self._server is None else self._server.output()
+
+
+class _Server:
+    """One subprocess with its folder, socket and output."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self._arguments = arguments
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        # The server reads the other end; it closes with this process, however that
+        # ends, and then the server ends too.
+        self._lifeline: int | None = None
+        # Short, because a socket's path has room for about a hundred characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="openenv-"))
+        self._socket = self._folder / "s"
+        self._log = self._folder / "output.log"
+
+    @property
+    def url(self) -> str:
+        return f"ws+unix://{self._socket}"
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the subprocess; blocks for some milliseconds."""
+        theirs, self._lifeline = os.pipe()
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "openenv_async.cli",
+                        "serve",
+                        *self._arguments,
+                        "--uds",
+                        str(self._socket),
+                        "--lifeline",
+                        str(self._folder),
+                    ],
+                    stdin=theirs,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **self._environment},
+                    # Ctrl-C in a terminal is for this process, which then stops the
+                    # server once its sessions are closed.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ProviderError(f"could not start a server: {error}") from error
+        finally:
+            os.close(theirs)
+
+    async def wait_healthy(self, timeout: float) -> None:
+        """Wait for the first answer at `/health`."""
+        pause, longest = _POLL
+        with anyio.move_on_after(timeout):
+            while not await self._is_healthy():
+                self._check_alive()
+                await anyio.sleep(pause)
+                pause = min(pause * 1.5, longest)
+            return
+        raise ProviderError(
+            f"expected a server for {self._arguments!r} within {timeout} s, got no "
+            "answer; its last output:",
+            detail={"log": self.output()},
+        )
+
+    def _check_alive(self) -> None:
+        assert self._process is not None
+        status = self._process.poll()
+        if status is not None:
+            raise ProviderError(
+                f"the server for {self._arguments!r} ended with exit status {status}; "
+                "its last output:",
+                detail={"log": self.output(), "exit_status": status},
+            )
+
+    async def _is_healthy(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self._socket))
+        except OSError:
+            return False
+        try:
+            writer.write(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            status = await reader.readline()
+        except OSError:
+            return False
+        finally:
+            writer.close()
+        return status.split()[1:2] == [b"200"]
+
+    async def stop(self) -> None:
+        """End the subprocess, gently if it lets us, and remove its folder."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            with anyio.move_on_after(_STOP_PATIENCE):
+                while process.poll() is None:
+                    await anyio.sleep(0.005)
+            if process.poll() is None:
+                process.kill()
+                while process.poll() is None:
+                    await anyio.sleep(0.005)
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+        await anyio.to_thread.run_sync(
+            lambda: shutil.rmtree(self._folder, ignore_errors=True)
+        )
+
+    def output(self) -> str:
+        """The last part of what the server printed."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - _LOG_BYTES))
+                return log.read().decode(errors="replace")
+        except OSError:
+            return ""
