@@ -1,0 +1,5 @@
+"""The command `openenv-async`."""
+
+from .main import main
+
+__all__ = ["main"]

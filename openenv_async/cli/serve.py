@@ -1,0 +1,135 @@
+"""`openenv-async serve`: environments behind one endpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..server import bind_tcp, bind_unix, create_app, run_server
+
+__all__ = ["serve"]
+
+
+def serve(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PACKAGE[:ENVIRONMENT][?KEY=VALUE]...",
+            help="Environments: an installed environment's name, or an import path; "
+            "behind a question mark arguments, as in 'gymnasium_env?id=CartPole-v1'.",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    uds: Annotated[
+        Path | None, typer.Option(help="Unix socket to listen on instead.")
+    ] = None,
+    max_sessions: Annotated[
+        int, typer.Option(min=1, help="Sessions at a time.")
+    ] = 65_536,
+    lease: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that a session outlives its connection."),
+    ] = 60.0,
+    heartbeat: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of silence before a ping.")
+    ] = 15.0,
+    execution: Annotated[
+        Literal["inline", "thread", "process"] | None,
+        typer.Option(help="Where environments run, if not where they say."),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Most threads for blocking environments.")
+    ] = 256,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Worker processes, for execution 'process'.")
+    ] = os.cpu_count() or 2,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OPENENV_ASYNC_TOKEN",
+            help="Bearer token that clients must show; better given in the variable.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name to serve under, besides addresses and localhost."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Other site whose pages may connect.")
+    ] = None,
+    tracebacks: Annotated[
+        bool, typer.Option(help="Send tracebacks of environments to clients.")
+    ] = True,
+    drain: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for what is in flight at the end.")
+    ] = 10.0,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option()
+    ] = "warning",
+    lifeline: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Serve environments over one WebSocket endpoint, until Ctrl-C or SIGTERM."""
+    logging.basicConfig(
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # An environment of the folder that we were called in, as with `python -m`.
+    sys.path.insert(0, os.getcwd())
+    app = create_app(
+        targets,
+        max_sessions=max_sessions,
+        lease=lease,
+        heartbeat=heartbeat,
+        execution=execution,
+        threads=threads,
+        workers=workers,
+        token=token,
+        allowed_hosts=allow_host or (),
+        allowed_origins=allow_origin or (),
+        tracebacks=tracebacks,
+    )
+    if uds is not None:
+        bound = bind_unix(uds)
+        address = f"ws+unix://{uds.absolute()}"
+    else:
+        bound = bind_tcp(host, port)
+        address = f"ws://{_address(host)}:{bound.getsockname()[1]}"
+    names = ", ".join(app.state.core.specs)
+    print(f"serving {names} at {address}", flush=True)
+    if lifeline is not None:
+        threading.Thread(target=_watch_lifeline, daemon=True).start()
+    try:
+        run_server(app, bound, drain=drain, log_level=log_level)
+    finally:
+        if uds is not None:
+            uds.unlink(missing_ok=True)
+        if lifeline is not None and _lifeline_ended.is_set():
+            shutil.rmtree(lifeline, ignore_errors=True)
+
+
+def _address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+_lifeline_ended = threading.Event()
+
+
+def _watch_lifeline() -> None:
+    """End this server when whoever started it is gone: its end of stdin closes."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        readable, _, _ = select.select([0], [], [], 1.0)
+        if readable and not os.read(0, 1024):
+            break
+    _lifeline_ended.set()
+    os.kill(os.getpid(), signal.SIGTERM)
