@@ -235,7 +235,11 @@ class Cancel(Message, frozen=True, tag="cancel", gc=False):
 
 
 class Reply(Message, frozen=True, tag="reply", gc=False):
-    """A request's result (section 5.2). Durations in nanoseconds."""
+    """A request's result (section 5.2). Durations in nanoseconds.
+
+    `encode_ns` is 0 where it was not measured: small payloads are encoded together
+    with the message.
+    """
 
     handle: int
     seq: int

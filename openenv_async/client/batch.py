@@ -158,7 +158,19 @@ class _Slot:
             kind is m.Reset,
             self.final,
         )
-        if done and batch.same_step and kind is m.Step and not self.abandoned:
+        gather = self.gather
+        if gather is None or done or self.final is not None:
+            self._deliver_unusual(result, done=done)
+            return
+        # The hot path: what `_arrived` and `_Gather.put` do.
+        self.gather = None
+        gather.results[self.position] = result
+        gather.missing -= 1
+        if not gather.missing and not gather.future.done():
+            gather.future.set_result(None)
+
+    def _deliver_unusual(self, result: StepResult[Any], *, done: bool) -> None:
+        if done and self.batch.same_step and self.kind is m.Step and not self.abandoned:
             self.final = result
             self.send_reset(None, None, None)
             return
@@ -225,19 +237,23 @@ class _Slot:
 
     def send_step(self, action: object, timeout: float | None) -> None:
         """Send a step, or what autoreset makes of it."""
-        if self.done and self.batch.next_step:
-            self.send_reset(None, None, timeout)
+        if self.interrupted is not None or (self.done and self.batch.next_step):
+            self._send_unusual(timeout)
             return
         self.kind = m.Step
         self.sent_at = perf_counter()
-        if self.interrupted is not None:
-            interrupted, self.interrupted = self.interrupted, None
-            self._arrived(Failure(interrupted))
-            return
         try:
             self.protocol.step(self.session, action, timeout)
         except OpenEnvError as error:
             self._arrived(Failure(error))
+
+    def _send_unusual(self, timeout: float | None) -> None:
+        if self.done and self.batch.next_step:
+            self.send_reset(None, None, timeout)
+            return
+        interrupted, self.interrupted = self.interrupted, None
+        assert interrupted is not None
+        self._arrived(Failure(interrupted))
 
     def send_reset(
         self, seed: int | None, options: dict[str, Any] | None, timeout: float | None

@@ -8,7 +8,7 @@ open request is sent again, which the server recognises by its number (section 5
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 WaiterT = TypeVar("WaiterT")
+
+_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What an encoder raises for a value that it cannot encode."""
 
 
 class ClientSession(Generic[WaiterT]):
@@ -104,6 +107,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         self.welcome: m.Welcome | None = None
         """The server's greeting on the current connection, or the last one."""
         self.sessions: dict[int, ClientSession[WaiterT]] = {}
+        self._encode = codec.encode
         self._client = client
         self._token = token
         self._next_handle = 1
@@ -179,7 +183,18 @@ class ClientProtocol(Connection, Generic[WaiterT]):
     ) -> None:
         """Send a step. Raises like `request`."""
         seq = session.seq + 1
-        self._request(session, m.Step(session.handle, seq, action, timeout))
+        message = m.Step(session.handle, seq, action, timeout)
+        if session.pending is not None or not session.opened:
+            self._request(session, message)
+            return
+        # The hot path: what `_request` does for a session that is open and idle.
+        try:
+            data = self._encode(message)
+        except _UNENCODABLE as error:
+            raise self._unencodable(error) from error
+        self.send(data)
+        session.pending = data
+        session.seq = seq
 
     def reset(
         self,
@@ -229,17 +244,20 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         if session.ended is not None:
             raise ended_again(session.ended)
         try:
-            data = self.codec.encode(message)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise LocalProtocolError(
-                f"expected a payload that {self.codec.encoding} can encode: {error}",
-                code="invalid_action",
-            ) from error
+            data = self._encode(message)
+        except _UNENCODABLE as error:
+            raise self._unencodable(error) from error
         if session.opened:
             # Raises before anything is remembered.
             self.send(data)
         session.pending = data
         session.seq = message.seq
+
+    def _unencodable(self, error: Exception) -> LocalProtocolError:
+        return LocalProtocolError(
+            f"expected a payload that {self.codec.encoding} can encode: {error}",
+            code="invalid_action",
+        )
 
     def cancel(self, session: ClientSession[WaiterT]) -> None:
         """Ask to stop the request in flight; its reply says what became of it."""
@@ -252,6 +270,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
     def forget(self, session: ClientSession[WaiterT]) -> None:
         """Drop a session without telling the server, whose lease will end it."""
         self.sessions.pop(session.handle, None)
+        session.opened = False
         if session.ended is None:
             session.ended = SessionClosed("the session was closed")
 

@@ -23,7 +23,7 @@ class Connection:
     Args:
         codec: The encoding that the subprotocol names.
         limits: What this side accepts.
-        wake: Called when something begins to wait in the outbox.
+        wake: Called when something may begin to wait in the outbox.
     """
 
     def __init__(
@@ -37,8 +37,12 @@ class Connection:
         self.phase = Phase.GREETING
         self.close_code: int | None = None
         """The WebSocket close code to end with, once the outbox is empty."""
-        self._wake = wake
-        self._outbox = Outbox(codec)
+        self._outbox = Outbox(codec, wake)
+        self.send: Final[Callable[[bytes], None]] = self._outbox.append
+        """Queue an encoded message; raises like `Outbox.append`.
+
+        An attribute, because a method would cost every reply another call.
+        """
         self._heard: float | None = None
         self._pinged = 0.0
         self._nonce = 0
@@ -46,17 +50,6 @@ class Connection:
     def say(self, message: m.ClientMessage | m.ServerMessage) -> None:
         """Queue a message."""
         self.send(self.codec.encode(message))
-
-    def send(self, data: bytes) -> None:
-        """Queue an encoded message.
-
-        Raises:
-            LocalProtocolError: It is larger than the peer accepts (`too_large`).
-        """
-        idle = not self._outbox
-        self._outbox.append(data)
-        if idle and self._wake is not None:
-            self._wake()
 
     def next_frame(self) -> bytes | None:
         """Take the next frame to send, or None if nothing waits."""

@@ -7,6 +7,7 @@ Both are pure: they never wait, and they hold nothing but what is in transit.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -28,6 +29,10 @@ _OPEN_STREAMS: Final = 1024
 """Chunked messages that a peer may interleave."""
 
 
+def _nothing() -> None:
+    """Nobody wants to be woken."""
+
+
 class _Stream:
     """A message on its way in chunks."""
 
@@ -42,12 +47,14 @@ class _Stream:
 class Outbox:
     """Encoded messages that wait to be sent, oldest first.
 
-    Messages above the chunk size leave in chunks, one chunk a frame in rotation, so
+    `wake` is called when something may begin to wait. Messages above the chunk size
+    leave in chunks, one chunk a frame in rotation, so
     that small messages of other sessions overtake them (section 2.3).
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, wake: Callable[[], None] | None = None) -> None:
         self.codec = codec
+        self._wake = wake or _nothing
         self._small: list[bytes] = []
         self._small_bytes = 0
         self._streams: deque[_Stream] = deque()
@@ -77,7 +84,10 @@ class Outbox:
         """
         size = len(data)
         if size <= self._whole:
-            self._small.append(data)
+            small = self._small
+            if not small:
+                self._wake()
+            small.append(data)
             self._small_bytes += size
             return
         if size > self._peer.message_bytes:
@@ -87,6 +97,7 @@ class Outbox:
                 code="too_large",
                 detail={"size": size, "limit": self._peer.message_bytes},
             )
+        self._wake()
         self._streams.append(_Stream(self._next_stream, data))
         self._next_stream += 1
 

@@ -6,7 +6,7 @@ taken the session over, a second one belongs to the guest.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["Session", "Watcher"]
 
 
-_KINDS = {m.Reset: "reset", m.Step: "step", m.GetState: "state", m.Close: "ended"}
+_RUNNING: Final = Stage.RUNNING
+_DONE: Final = Stage.DONE
+_KINDS: Final = {
+    m.Reset: "reset",
+    m.Step: "step",
+    m.GetState: "state",
+    m.Close: "ended",
+}
 
 
 class Watcher:
@@ -107,18 +114,25 @@ class Session:
             done: Whether the observation ends the episode.
             reward: The observation's reward, for lists.
             environment_ns: Time spent in the environment.
-            encode_ns: Time spent encoding the payload.
+            encode_ns: Time spent encoding the payload, where it was measured.
+
+        Raises:
+            TypeError, ValueError, OverflowError, RecursionError: The payload cannot be
+                encoded; the request is still in flight.
         """
         request = self.request
         channel = self.channel
         assert request is not None
         assert channel is not None
+        # First, because it can fail, and then nothing has happened.
+        channel.reply(payload, environment_ns, encode_ns)
+        self.request = None
         kind = type(request)
         if kind is m.Step:
             self.step += 1
             if reward is not None:
                 self.reward = (self.reward or 0.0) + reward
-            self.stage = Stage.DONE if done else Stage.RUNNING
+            self.stage = _DONE if done else _RUNNING
         elif kind is m.Reset:
             self.episode += 1
             self.step = 0
@@ -126,8 +140,6 @@ class Session:
             self.stage = OUTCOMES[Outcome.FINAL if done else Outcome.ONGOING][
                 self.stage
             ]
-        self.request = None
-        channel.reply(payload, environment_ns, encode_ns)
         if self.watchers:
             self._tell_watchers(request, payload, environment_ns, encode_ns)
         if kind is m.Close:

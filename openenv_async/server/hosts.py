@@ -30,6 +30,8 @@ METHODS: Final[dict[type, str]] = {
 }
 """The environment's method, by request."""
 
+_MEASURED: Final = 8192
+"""Bytes of an observation from which its encoding is worth a clock."""
 _TRACEBACK_CHARACTERS: Final = 16_384
 
 
@@ -75,6 +77,8 @@ class Host:
         codec: How this session's payloads are encoded.
         label: Names the session in logs.
         tracebacks: Whether callers see the traceback of what an environment raises.
+        report: Takes what the environment reports on a long request.
+        separate: Whether the sink needs encoded payloads.
     """
 
     __slots__ = (
@@ -82,9 +86,13 @@ class Host:
         "context",
         "decode_action",
         "environment",
+        "inline",
+        "is_async_step",
         "label",
+        "measures",
         "report",
         "running",
+        "separate",
         "sink",
         "spec",
         "started",
@@ -103,6 +111,7 @@ class Host:
         label: str,
         tracebacks: bool = True,
         report: Callable[[Host, float | None, str], None] | None = None,
+        separate: bool = False,
     ) -> None:
         self.spec = spec
         self.sink = sink
@@ -110,7 +119,13 @@ class Host:
         self.decode_action = decode_action
         self.label = label
         self.tracebacks = tracebacks
+        self.is_async_step = "step" in spec.async_methods
+        self.inline = False
+        """Whether every request runs on the event loop."""
         self.report = report
+        self.separate = separate
+        self.measures = True
+        """Whether observations are large enough to encode them by themselves."""
         self.environment: AnyEnvironment | None = None
         # A context of its own, so that what one session's environment sets in a
         # context variable does not show in another's.
@@ -172,37 +187,54 @@ class Host:
         return options
 
     def finish(self, request: Request, value: object, started: float) -> float:
-        """Encode a result and answer; returns the time after the environment."""
+        """Answer with a result; returns the time at which the environment had it."""
         ended = perf_counter()
         kind = type(request)
         environment_ns = int((ended - started) * 1e9)
-        if kind is m.Close:
-            self.environment = None
-            self.sink.reply(None, environment_ns=environment_ns)
-            return ended
-        expected = (
-            self.spec.state_type if kind is m.GetState else self.spec.observation_type
-        )
         try:
-            payload = self.codec.encode(value)
+            if kind is m.Step and not self.measures and isinstance(value, Observation):
+                # The hot path: one encoder call for message and observation.
+                self.sink.reply(
+                    value,
+                    done=value.terminated or value.truncated,
+                    reward=value.reward,
+                    environment_ns=environment_ns,
+                )
+            elif kind is m.GetState:
+                self._answer(value, environment_ns)
+            elif kind is m.Close:
+                self.environment = None
+                self.sink.reply(None, environment_ns=environment_ns)
+            elif not isinstance(value, Observation):
+                expected = self.spec.observation_type
+                name = getattr(expected, "__name__", str(expected))
+                self._fail_value(
+                    kind, f"got {type(value).__name__!r} instead of {name!r}"
+                )
+            else:
+                self.measures = (
+                    self._answer(value, environment_ns) > _MEASURED or self.separate
+                )
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             self._fail_value(kind, f"got one that cannot be encoded: {error}")
-            return ended
-        if kind is m.GetState:
-            self.sink.reply(m.raw(payload), environment_ns=environment_ns)
-            return ended
-        if not isinstance(value, Observation):
-            name = getattr(expected, "__name__", str(expected))
-            self._fail_value(kind, f"got {type(value).__name__!r} instead of {name!r}")
-            return ended
+        return ended
+
+    def _answer(self, value: object, environment_ns: int) -> int:
+        """Answer with a payload that is encoded, and measured, by itself."""
+        before = perf_counter()
+        payload = self.codec.encode(value)
+        encode_ns = int((perf_counter() - before) * 1e9)
+        done, reward = False, None
+        if isinstance(value, Observation):
+            done, reward = value.done, value.reward
         self.sink.reply(
             m.raw(payload),
-            done=value.terminated or value.truncated,
-            reward=value.reward,
+            done=done,
+            reward=reward,
             environment_ns=environment_ns,
-            encode_ns=int((perf_counter() - ended) * 1e9),
+            encode_ns=encode_ns,
         )
-        return ended
+        return len(payload)
 
     def _fail_value(self, kind: type, problem: str) -> None:
         what = "a state" if kind is m.GetState else "an observation"

@@ -14,11 +14,12 @@ import asyncio
 import inspect
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
+from .. import messages as m
 from .._aio import Tasks
 from ..protocol import Outcome, Request
 from .hosts import Host
@@ -27,6 +28,8 @@ __all__ = ["InlineBackend"]
 
 _SLICE: Final = 0.005
 """Seconds after which a runner lets the loop breathe."""
+_BURST: Final = 128
+"""Requests after which a runner lets the answers be sent."""
 _IDLE_RUNNERS: Final = 1024
 """Runners that are kept for reuse after their coroutine suspended."""
 _GRACE: Final = 1.0
@@ -68,14 +71,10 @@ class InlineBackend:
 
     Args:
         tasks: Owner of the runners.
-        flush: Called when a batch of answers is ready to be sent.
     """
 
-    def __init__(
-        self, tasks: Tasks, *, flush: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        self._flush = flush
         self._ready: deque[tuple[Host, Request]] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._draining = False
@@ -141,6 +140,7 @@ class InlineBackend:
         """Run what is ready; returns early, with True, after a suspension."""
         ready = self._ready
         slice_end = perf_counter() + _SLICE
+        left = _BURST
         while ready:
             host, request = ready.popleft()
             if host.stopping or request.timeout is not None:
@@ -152,7 +152,11 @@ class InlineBackend:
             sink.queue_ns = int((started - sink.since) * 1e9)
             self.current = host
             try:
-                value = host.context.run(host.begin, request)
+                if host.is_async_step and type(request) is m.Step:
+                    # Calling a coroutine function runs nothing of it yet.
+                    value = host.begin(request)
+                else:
+                    value = host.context.run(host.begin, request)
                 if type(value) is types.CoroutineType:
                     try:
                         yielded = host.context.run(value.send, None)
@@ -171,12 +175,14 @@ class InlineBackend:
                 continue
             host.running = None
             ended = host.finish(request, value, started)
-            if ended > slice_end:
+            left -= 1
+            if not left or ended > slice_end:
+                # The senders were woken by the first answer: now they run, and the
+                # clients work on what they get while this runner goes on.
                 self.current = None
-                if self._flush is not None:
-                    self._flush()
                 await asyncio.sleep(0)
                 slice_end = perf_counter() + _SLICE
+                left = _BURST
         self.current = None
         return False
 

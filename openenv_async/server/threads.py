@@ -11,7 +11,6 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Final
@@ -35,14 +34,10 @@ class ThreadBackend:
 
     Args:
         threads: Most threads at a time; threads that hang do not count.
-        flush: Called when a batch of answers is ready to be sent.
     """
 
-    def __init__(
-        self, *, threads: int = 256, flush: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, *, threads: int = 256) -> None:
         self._most = threads
-        self._flush = flush
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._results: deque[_Result] = deque()
         self._threads: set[threading.Thread] = set()
@@ -162,8 +157,6 @@ class ThreadBackend:
                 host.failed(request, error)
             else:
                 host.finish(request, value, started)
-        if self._flush is not None:
-            self._flush()
 
     def _disarm(self, host: Host) -> None:
         timer = self._timers.pop(host, None)

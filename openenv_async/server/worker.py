@@ -183,6 +183,7 @@ class _Worker:
             label=begin.label,
             tracebacks=self._tracebacks,
             report=self._report,
+            separate=True,
         )
 
     def _report(self, host: Host, fraction: float | None, message: str) -> None:
