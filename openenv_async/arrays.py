@@ -51,6 +51,7 @@ class Array(msgspec.Struct, frozen=True, tag_field="kind", tag="array", eq=False
 
     @property
     def nbytes(self) -> int:
+        """Size of the data in bytes."""
         return self.data.nbytes
 
     def numpy(self) -> NDArray[Any]:
@@ -80,7 +81,9 @@ class Array(msgspec.Struct, frozen=True, tag_field="kind", tag="array", eq=False
         return array
 
     def __array__(
-        self, dtype: np.dtype[Any] | None = None, copy: bool | None = None
+        self,
+        dtype: np.dtype[Any] | None = None,
+        copy: bool | None = None,  # noqa: FBT001 (NumPy's array protocol)
     ) -> NDArray[Any]:
         array = self.numpy()
         if dtype is not None and array.dtype != dtype:

@@ -220,10 +220,12 @@ class EnvironmentFailed(OpenEnvError):
 
     @property
     def exception(self) -> str:
+        """Name of the exception's class."""
         return str(self.detail.get("exception", ""))
 
     @property
     def traceback(self) -> str:
+        """The traceback as the server formatted it; may be empty."""
         return str(self.detail.get("traceback", ""))
 
     def __str__(self) -> str:
@@ -296,6 +298,7 @@ class ProviderError(OpenEnvError):
 
     @property
     def log(self) -> str:
+        """The last lines of its output."""
         return str(self.detail.get("log", ""))
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)
 
 @app.callback()
 def _options(
-    _version: Annotated[
+    _version: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool,
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="Show the version."

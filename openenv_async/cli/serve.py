@@ -67,7 +67,7 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Other site whose pages may connect.")
     ] = None,
-    tracebacks: Annotated[
+    tracebacks: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool, typer.Option(help="Send tracebacks of environments to clients.")
     ] = True,
     drain: Annotated[

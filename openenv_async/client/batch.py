@@ -8,7 +8,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
@@ -19,18 +18,16 @@ from .._aio import shielded
 from ..errors import (
     LocalProtocolError,
     OpenEnvError,
-    RemoteProtocolError,
     SessionBusy,
     SessionClosed,
-    StepInterrupted,
 )
-from ..protocol import ClientProtocol, ClientSession
 from ..providers import Provider
-from .connection import Connection, ConnectionOptions, Waiter
+from .connection import Connection, ConnectionOptions
 from .endpoint import Endpoint
-from .payloads import Payloads, unwrap
+from .payloads import Payloads
 from .pool import Pool, pool_of
 from .results import Failure, StepResult
+from .slots import Gather, Slot, spread_options, spread_seeds
 from .sync import SyncBatch
 
 if TYPE_CHECKING:
@@ -74,217 +71,6 @@ class Ready(msgspec.Struct, Generic[ObsT], frozen=True):
 
     def __len__(self) -> int:
         return len(self.indices)
-
-
-class _Gather:
-    """One call of `step`, `reset` or `state` that waits for all its sessions."""
-
-    __slots__ = ("future", "missing", "results")
-
-    def __init__(self, count: int) -> None:
-        self.results: list[Any] = [None] * count
-        self.missing = count
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def put(self, position: int, result: object) -> None:
-        self.results[position] = result
-        self.missing -= 1
-        if not self.missing and not self.future.done():
-            self.future.set_result(None)
-
-
-class _Slot:
-    """One session of a batch."""
-
-    __slots__ = (
-        "abandoned",
-        "batch",
-        "connection",
-        "done",
-        "final",
-        "gather",
-        "index",
-        "interrupted",
-        "kind",
-        "position",
-        "protocol",
-        "sent_at",
-        "session",
-    )
-
-    def __init__(self, batch: EnvBatch[Any, Any, Any], index: int) -> None:
-        self.batch = batch
-        self.index = index
-        self.connection: Connection
-        self.protocol: ClientProtocol[Waiter]
-        self.session: ClientSession[Waiter]
-        self.kind: type = m.Open
-        self.gather: _Gather | None = None
-        """The call that waits; None while `send` and `ready` are used."""
-        self.position = 0
-        self.sent_at = 0.0
-        self.done = False
-        self.final: StepResult[Any] | None = None
-        self.abandoned = False
-        """Whether the caller of the request in flight was cancelled."""
-        self.interrupted: StepInterrupted | None = None
-        """A cancelled step that was executed, to be told at the next one."""
-
-    def deliver(self, message: m.ServerMessage) -> None:
-        """Take a message of the session; called by the connection."""
-        if type(message) is not m.Reply:
-            self._deliver_other(message)
-            return
-        kind = self.kind
-        batch = self.batch
-        if kind is m.GetState or kind is m.Close:
-            self._arrived(self._decode_state(message))
-            return
-        try:
-            observation = batch.decode(message.payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            problem = RemoteProtocolError(
-                f"expected a payload of the client's type: {error}", executed="yes"
-            )
-            self._arrived(Failure(problem))
-            return
-        done = self.done = observation.terminated or observation.truncated
-        result = StepResult(
-            observation,
-            int((perf_counter() - self.sent_at) * 1e9),
-            message.queue_ns,
-            message.environment_ns,
-            message.encode_ns,
-            kind is m.Reset,
-            self.final,
-        )
-        gather = self.gather
-        if gather is None or done or self.final is not None:
-            self._deliver_unusual(result, done=done)
-            return
-        # The hot path: what `_arrived` and `_Gather.put` do.
-        self.gather = None
-        gather.results[self.position] = result
-        gather.missing -= 1
-        if not gather.missing and not gather.future.done():
-            gather.future.set_result(None)
-
-    def _deliver_unusual(self, result: StepResult[Any], *, done: bool) -> None:
-        if done and self.batch.same_step and self.kind is m.Step and not self.abandoned:
-            self.final = result
-            self.send_reset(None, None, None)
-            return
-        self.final = None
-        self._arrived(result)
-
-    def _decode_state(self, reply: m.Reply) -> object:
-        if self.kind is m.Close:
-            return None
-        payloads = self.batch.payloads
-        try:
-            return payloads.decode(payloads.state, reply.payload)
-        except OpenEnvError as error:
-            return Failure(error)
-
-    def _deliver_other(self, message: m.ServerMessage) -> None:
-        if isinstance(message, m.Progress):
-            return
-        if isinstance(message, m.Opened):
-            if self.kind is m.Open:
-                self._arrived(None)
-            return
-        if (
-            isinstance(message, m.Ended)
-            and self.gather is None
-            and (not self.batch.awaits(self))
-        ):
-            return
-        error = unwrap(message)
-        if isinstance(error, OpenEnvError):
-            self.final = None
-            self._arrived(Failure(error))
-
-    def _arrived(self, result: object) -> None:
-        if self.abandoned:
-            self._settled(result)
-            return
-        gather = self.gather
-        if gather is not None:
-            self.gather = None
-            gather.put(self.position, result)
-        else:
-            self.batch.arrived(self, result)
-
-    def _settled(self, result: object) -> None:
-        """What became of a request whose caller was cancelled."""
-        self.abandoned = False
-        if self.kind is m.Step:
-            if isinstance(result, StepResult):
-                self.interrupted = StepInterrupted(
-                    "an earlier step was cancelled, but the environment executed it",
-                    executed="yes",
-                )
-                self.interrupted.result = result
-            elif isinstance(result, Failure) and result.executed != "no":
-                self.interrupted = StepInterrupted(
-                    "an earlier step was cancelled while the environment ran it: the "
-                    f"episode cannot go on without a reset ({result.error.message})",
-                    executed=result.executed,
-                )
-        self.batch.settled()
-
-    # Sending; failures that are known at once arrive like the others.
-
-    def send_step(self, action: object, timeout: float | None) -> None:
-        """Send a step, or what autoreset makes of it."""
-        if self.interrupted is not None or (self.done and self.batch.next_step):
-            self._send_unusual(timeout)
-            return
-        self.kind = m.Step
-        self.sent_at = perf_counter()
-        try:
-            self.protocol.step(self.session, action, timeout)
-        except OpenEnvError as error:
-            self._arrived(Failure(error))
-
-    def _send_unusual(self, timeout: float | None) -> None:
-        if self.done and self.batch.next_step:
-            self.send_reset(None, None, timeout)
-            return
-        interrupted, self.interrupted = self.interrupted, None
-        assert interrupted is not None
-        self._arrived(Failure(interrupted))
-
-    def send_reset(
-        self, seed: int | None, options: dict[str, Any] | None, timeout: float | None
-    ) -> None:
-        """Send a reset."""
-        self.kind = m.Reset
-        self.interrupted = None
-        self.sent_at = perf_counter()
-        try:
-            self.protocol.reset(
-                self.session, seed=seed, options=options, timeout=timeout
-            )
-        except OpenEnvError as error:
-            self._arrived(Failure(error))
-
-    def send_state(self, timeout: float | None) -> None:
-        """Ask for the state."""
-        self.kind = m.GetState
-        self.sent_at = perf_counter()
-        try:
-            self.protocol.state(self.session, timeout)
-        except OpenEnvError as error:
-            self._arrived(Failure(error))
-
-    def send_close(self) -> None:
-        """Ask the server to close the environment."""
-        self.kind = m.Close
-        try:
-            self.protocol.close(self.session)
-        except OpenEnvError as error:
-            self._arrived(Failure(error))
 
 
 class EnvBatch(Generic[ActT, ObsT, StateT]):
@@ -350,7 +136,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             "hold": hold,
         }
         self._timeout = timeout
-        self._slots = [_Slot(self, index) for index in range(size)]
+        self._slots = [Slot(self, index) for index in range(size)]
         self._pool: Pool | None = None
         self._held: list[Connection] = []
         self._posted: set[int] = set()
@@ -408,9 +194,9 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             raise
 
     async def _open_slots(
-        self, slots: Sequence[_Slot], connections: Sequence[Connection]
+        self, slots: Sequence[Slot], connections: Sequence[Connection]
     ) -> list[Any]:
-        gather = _Gather(len(slots))
+        gather = Gather(len(slots))
         for position, (slot, connection) in enumerate(
             zip(slots, connections, strict=True)
         ):
@@ -494,8 +280,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             timeout: Seconds for each session; None takes the batch's.
         """
         slots = self._choose(indices)
-        chosen = _spread_seeds(seeds, len(slots))
-        each = _spread_options(options, len(slots))
+        chosen = spread_seeds(seeds, len(slots))
+        each = spread_options(options, len(slots))
         await self._wait_settled(slots)
         self._check_free(slots)
         problems = await self._reopen(slots)
@@ -566,7 +352,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             slot.send_state(timeout)
         return await self._finish(slots, gather)
 
-    def _choose(self, indices: Sequence[int] | None) -> list[_Slot]:
+    def _choose(self, indices: Sequence[int] | None) -> list[Slot]:
         if not self._is_open:
             raise LocalProtocolError("expected an open batch: use `async with`")
         if indices is None:
@@ -581,7 +367,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             raise LocalProtocolError(f"expected each index once, got {list(indices)!r}")
         return slots
 
-    def _check_free(self, slots: Iterable[_Slot]) -> None:
+    def _check_free(self, slots: Iterable[Slot]) -> None:
         for slot in slots:
             if slot.session.pending is not None or slot.index in self._posted:
                 raise SessionBusy(
@@ -589,8 +375,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
                     "call is in flight on it"
                 )
 
-    def _start(self, slots: Sequence[_Slot]) -> _Gather:
-        gather = _Gather(len(slots))
+    def _start(self, slots: Sequence[Slot]) -> Gather:
+        gather = Gather(len(slots))
         for position, slot in enumerate(slots):
             slot.gather = gather
             slot.position = position
@@ -600,7 +386,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         for connection in set(self._held):
             connection.flush()
 
-    async def _finish(self, slots: Sequence[_Slot], gather: _Gather) -> list[Any]:
+    async def _finish(self, slots: Sequence[Slot], gather: Gather) -> list[Any]:
         if not slots:
             return []
         try:
@@ -612,14 +398,14 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             raise
         return gather.results
 
-    def _abandon(self, slot: _Slot) -> None:
+    def _abandon(self, slot: Slot) -> None:
         slot.gather = None
         self._posted.discard(slot.index)
         if slot.session.pending is not None:
             slot.abandoned = True
             slot.protocol.cancel(slot.session)
 
-    async def _wait_settled(self, slots: Sequence[_Slot]) -> None:
+    async def _wait_settled(self, slots: Sequence[Slot]) -> None:
         """Wait for the outcomes of what a cancelled call left behind."""
         while any(slot.abandoned for slot in slots):
             self._calm = asyncio.get_running_loop().create_future()
@@ -630,7 +416,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         if self._calm is not None and not self._calm.done():
             self._calm.set_result(None)
 
-    async def _reopen(self, slots: Sequence[_Slot]) -> dict[int, Failure]:
+    async def _reopen(self, slots: Sequence[Slot]) -> dict[int, Failure]:
         """Open new sessions in the places of lost ones."""
         lost = [slot for slot in slots if slot.session.ended is not None]
         if not lost:
@@ -704,8 +490,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             timeout: Seconds for each session; None takes the batch's.
         """
         slots = self._choose(indices)
-        chosen = _spread_seeds(seeds, len(slots))
-        each = _spread_options(options, len(slots))
+        chosen = spread_seeds(seeds, len(slots))
+        each = spread_options(options, len(slots))
         self._check_free(slots)
         timeout = self._timeout if timeout is None else timeout
         for slot, seed, option in zip(slots, chosen, each, strict=True):
@@ -713,11 +499,11 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             self._posted.add(slot.index)
             slot.send_reset(seed, option, timeout)
 
-    def awaits(self, slot: _Slot) -> bool:
+    def awaits(self, slot: Slot) -> bool:
         """Whether something was posted for the session."""
         return slot.index in self._posted
 
-    def arrived(self, slot: _Slot, result: object) -> None:
+    def arrived(self, slot: Slot, result: object) -> None:
         """A posted request has its result."""
         self._posted.discard(slot.index)
         self._arrivals.append((slot.index, result))
@@ -799,26 +585,3 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     def session_ids(self) -> list[str]:
         """Public ids of the sessions."""
         return [slot.session.id for slot in self._slots]
-
-
-def _spread_seeds(
-    seeds: int | Iterable[int | None] | None, count: int
-) -> list[int | None]:
-    if seeds is None:
-        return [None] * count
-    if isinstance(seeds, int):
-        return [seeds + position for position in range(count)]
-    chosen = list(seeds)
-    if len(chosen) != count:
-        raise LocalProtocolError(f"expected {count} seeds, got {len(chosen)}")
-    return chosen
-
-
-def _spread_options(
-    options: dict[str, Any] | Sequence[dict[str, Any] | None] | None, count: int
-) -> Sequence[dict[str, Any] | None]:
-    if options is None or isinstance(options, dict):
-        return [options] * count
-    if len(options) != count:
-        raise LocalProtocolError(f"expected {count} options, got {len(options)}")
-    return options

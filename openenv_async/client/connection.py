@@ -179,7 +179,7 @@ class Connection:
         give_up = perf_counter() + self.options.reconnect_timeout
         problem: OpenEnvError | None = None
         while perf_counter() < give_up:
-            await anyio.sleep(random.uniform(0.0, pause))  # noqa: S311 (jitter, no secret)
+            await anyio.sleep(random.uniform(0.0, pause))
             pause = min(pause * 2, most)
             try:
                 async with asyncio.timeout(self.options.connect_timeout):

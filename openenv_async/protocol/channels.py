@@ -103,7 +103,8 @@ class Channel:
             return self._accept_while_away(request)
         self.seq = request.seq
         self.busy = True
-        self._forget()
+        if self.kept is not None:
+            self._forget()
         # A running episode permits everything; asking the table costs a hash of an
         # enumeration, which is a Python call.
         stage = session.stage
@@ -196,31 +197,16 @@ class Channel:
 
     # Replies.
 
-    def reply(self, payload: m.Payload, environment_ns: int, encode_ns: int) -> None:
-        """Answer the request in flight with a payload and keep the answer.
-
-        Raises:
-            TypeError, ValueError, OverflowError, RecursionError: The payload cannot be
-                encoded; nothing was answered.
-        """
-        data = self.codec.encode(
-            m.Reply(
-                self.handle,
-                self.seq,
-                payload,
-                self.session.queue_ns,
-                environment_ns,
-                encode_ns,
-            )
-        )
+    def answer(self, data: bytes) -> None:
+        """Send the encoded answer to the request in flight, and keep it."""
         protocol = self.protocol
         if len(data) <= _COUNTED and protocol is not None and self.live:
             # The hot path: what `_keep` does, without its calls.
             self.busy = False
             self.kept = data
             protocol.send(data)
-            return
-        self._keep(data)
+        else:
+            self._keep(data)
 
     def fail(
         self,
@@ -271,6 +257,7 @@ class Channel:
             self.protocol.say(message)
 
     def send(self, data: bytes) -> None:
+        """Send encoded bytes, if anybody is there."""
         if self.protocol is None:
             return
         try:

@@ -308,7 +308,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
             ready = self.ready
         return events
 
-    def _dispatch(
+    def _dispatch(  # noqa: C901 (a match over a union)
         self, message: m.ServerMessage, events: list[ClientEvent[WaiterT]]
     ) -> None:
         phase = RECEIVES["client"][self.phase].get(type(message))

@@ -12,9 +12,9 @@ from typing import Final
 
 from .. import messages as m
 from ..errors import LocalProtocolError, RemoteProtocolError
+from .channels import Channel, Work
 from .connection import Connection, tag_of
 from .framing import Inbox
-from .channels import Channel, Work
 from .sessions import Watcher
 from .table import SessionTable
 from .tables import RECEIVES, Phase
@@ -99,7 +99,7 @@ class ServerProtocol(Connection):
             self.table.released.clear()
         return work
 
-    def _dispatch(
+    def _dispatch(  # noqa: C901 (a match over a union)
         self, message: m.ClientMessage | m.Failure, now: float, work: list[Work]
     ) -> None:
         if isinstance(message, m.Failure):

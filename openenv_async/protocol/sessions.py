@@ -122,27 +122,48 @@ class Session:
         """
         request = self.request
         channel = self.channel
-        assert request is not None
         assert channel is not None
         # First, because it can fail, and then nothing has happened.
-        channel.reply(payload, environment_ns, encode_ns)
+        data = channel.codec.encode(
+            m.Reply(
+                channel.handle,
+                channel.seq,
+                payload,
+                self.queue_ns,
+                environment_ns,
+                encode_ns,
+            )
+        )
         self.request = None
-        kind = type(request)
-        if kind is m.Step:
+        if type(request) is m.Step:
             self.step += 1
-            if reward is not None:
-                self.reward = (self.reward or 0.0) + reward
             self.stage = _DONE if done else _RUNNING
-        elif kind is m.Reset:
+            if reward:
+                self.reward = (self.reward or 0.0) + reward
+        elif type(request) is m.Reset:
             self.episode += 1
             self.step = 0
             self.reward = reward
             self.stage = OUTCOMES[Outcome.FINAL if done else Outcome.ONGOING][
                 self.stage
             ]
+        channel.answer(data)
+        if self.watchers is not None or channel.guest or type(request) is m.Close:
+            assert request is not None
+            self._replied(request, channel, payload, environment_ns, encode_ns)
+
+    def _replied(
+        self,
+        request: Request,
+        channel: Channel,
+        payload: m.Payload,
+        environment_ns: int,
+        encode_ns: int,
+    ) -> None:
+        """What follows a reply besides sending it."""
         if self.watchers:
             self._tell_watchers(request, payload, environment_ns, encode_ns)
-        if kind is m.Close:
+        if type(request) is m.Close:
             self.table.remove(self)
         elif channel.guest:
             self.release_held()

@@ -216,11 +216,11 @@ class _Server:
         if process is not None and process.poll() is None:
             process.terminate()
             with anyio.move_on_after(_STOP_PATIENCE):
-                while process.poll() is None:
+                while process.poll() is None:  # noqa: ASYNC110 (a process sets no event)
                     await anyio.sleep(0.005)
             if process.poll() is None:
                 process.kill()
-                while process.poll() is None:
+                while process.poll() is None:  # noqa: ASYNC110 (a process sets no event)
                     await anyio.sleep(0.005)
         if self._lifeline is not None:
             os.close(self._lifeline)

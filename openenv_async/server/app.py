@@ -161,10 +161,10 @@ class _Gate:
             # A WebSocket may still show its token in `hello` (section 3.4), because
             # browsers cannot set headers there; a wrong one is refused at once.
             may_wait = scope["type"] == "websocket" and token is None
-            if not scope["openenv_async.authorized"] and not may_wait:
-                if scope["path"].removeprefix(scope.get("root_path", "")) != "/health":
-                    status = 401
-                    problem = "expected a valid bearer token in Authorization"
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if not (scope["openenv_async.authorized"] or may_wait or path == "/health"):
+                status = 401
+                problem = "expected a valid bearer token in Authorization"
         if problem is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":

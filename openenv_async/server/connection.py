@@ -10,7 +10,7 @@ from typing import Any, Final
 from .. import messages as m
 from .core import ServerCore
 
-__all__ = ["CODECS", "ABORT", "WebSocketLink"]
+__all__ = ["ABORT", "CODECS", "WebSocketLink"]
 
 _logger = logging.getLogger("openenv_async.server")
 

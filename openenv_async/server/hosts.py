@@ -89,7 +89,7 @@ class Host:
         "inline",
         "is_async_step",
         "label",
-        "measures",
+        "plain_type",
         "report",
         "running",
         "separate",
@@ -124,8 +124,8 @@ class Host:
         """Whether every request runs on the event loop."""
         self.report = report
         self.separate = separate
-        self.measures = True
-        """Whether observations are large enough to encode them by themselves."""
+        self.plain_type: type | None = None
+        """The observations' type, once it is known to be one, with small values."""
         self.environment: AnyEnvironment | None = None
         # A context of its own, so that what one session's environment sets in a
         # context variable does not show in another's.
@@ -149,9 +149,8 @@ class Host:
             try:
                 action = self.decode_action(request.action)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise invalid(
-                    f"expected an action of {self.spec.name!r}: {error}"
-                ) from (error)
+                problem = f"expected an action of {self.spec.name!r}: {error}"
+                raise invalid(problem) from error
             return environment.step(action)
         if type(request) is m.Close:
             return None if environment is None else environment.close()
@@ -192,12 +191,13 @@ class Host:
         kind = type(request)
         environment_ns = int((ended - started) * 1e9)
         try:
-            if kind is m.Step and not self.measures and isinstance(value, Observation):
+            if kind is m.Step and type(value) is self.plain_type:
                 # The hot path: one encoder call for message and observation.
+                observation: Observation = value  # type: ignore[assignment]  # by its type
                 self.sink.reply(
-                    value,
-                    done=value.terminated or value.truncated,
-                    reward=value.reward,
+                    observation,
+                    done=observation.terminated or observation.truncated,
+                    reward=observation.reward,
                     environment_ns=environment_ns,
                 )
             elif kind is m.GetState:
@@ -212,9 +212,9 @@ class Host:
                     kind, f"got {type(value).__name__!r} instead of {name!r}"
                 )
             else:
-                self.measures = (
-                    self._answer(value, environment_ns) > _MEASURED or self.separate
-                )
+                size = self._answer(value, environment_ns)
+                is_plain = size <= _MEASURED and not self.separate
+                self.plain_type = type(value) if is_plain else None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             self._fail_value(kind, f"got one that cannot be encoded: {error}")
         return ended

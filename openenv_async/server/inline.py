@@ -26,6 +26,7 @@ from .hosts import Host
 
 __all__ = ["InlineBackend"]
 
+_Coroutine: Final = types.CoroutineType
 _SLICE: Final = 0.005
 """Seconds after which a runner lets the loop breathe."""
 _BURST: Final = 128
@@ -58,7 +59,7 @@ class _Continuation:
                 except GeneratorExit:
                     coroutine.close()
                     raise
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 (thrown into the coroutine)
                     yielded = run(coroutine.throw, error)
                 else:
                     yielded = run(coroutine.send, value)
@@ -136,7 +137,9 @@ class InlineBackend:
                 if not waiter.done() or waiter.cancelled():
                     self._idle.remove(waiter)
 
-    async def _work_off(self) -> bool:
+    async def _work_off(  # noqa: C901 (one loop, because each call costs a step)
+        self,
+    ) -> bool:
         """Run what is ready; returns early, with True, after a suspension."""
         ready = self._ready
         slice_end = perf_counter() + _SLICE
@@ -157,7 +160,7 @@ class InlineBackend:
                     value = host.begin(request)
                 else:
                     value = host.context.run(host.begin, request)
-                if type(value) is types.CoroutineType:
+                if type(value) is _Coroutine:
                     try:
                         yielded = host.context.run(value.send, None)
                     except StopIteration as stop:
@@ -168,7 +171,7 @@ class InlineBackend:
                 elif inspect.isawaitable(value):
                     await self._suspended(host, request, _wrap(value), None, started)
                     return True
-            except Exception as error:  # whatever the environment raises is its answer
+            except Exception as error:  # noqa: BLE001 (whatever it raises is its answer)
                 self.current = None
                 host.running = None
                 host.failed(request, error)
@@ -198,7 +201,7 @@ class InlineBackend:
         host.stopped(code, executed="no", outcome=Outcome.UNCHANGED)
         host.running = None
 
-    async def _suspended(
+    async def _suspended(  # noqa: C901 (one place for every way to end)
         self,
         host: Host,
         request: Request,
@@ -239,7 +242,7 @@ class InlineBackend:
                 host.running = None
             else:
                 host.failed(request, RuntimeError("the environment cancelled itself"))
-        except Exception as error:  # whatever the environment raises is its answer
+        except Exception as error:  # noqa: BLE001 (whatever it raises is its answer)
             self._end(host, request, task)
             if host.running is request:
                 host.running = None

@@ -1,4 +1,4 @@
-"""The process in which a server's sessions run: `python -m openenv_async.server.worker`.
+"""The process that runs sessions: `python -m openenv_async.server.worker`.
 
 It reads requests from the socket that it inherits, runs them like the server would,
 and ends when the socket closes. Its first argument is the socket's descriptor, its
@@ -203,7 +203,7 @@ async def _serve(descriptor: int, target: str, *, tracebacks: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=descriptor)
-    connection.setblocking(False)
+    connection.settimeout(0.0)
     worker = _Worker(find_spec(target), tracebacks=tracebacks)
     await worker.run(connection)
 

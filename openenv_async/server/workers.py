@@ -53,7 +53,7 @@ class _Worker:
     async def start(self) -> None:
         """Start the process; its first message says that it is ready."""
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        ours.settimeout(0.0)
         spec = self._backend.spec
         decoder = msgspec.msgpack.Decoder(list[FromWorker])
         pipe = self.pipe = Pipe(
@@ -300,7 +300,7 @@ class WorkerBackend:
         reason = worker.failed or (
             f"died with exit status {status}"
             if worker.ready
-            else f"could not load {self.spec.target!r} (exit status {status}, see the log)"
+            else f"could not load {self.spec.target!r} (exit status {status})"
         )
         text = f"the worker process of {self.spec.name!r} {reason}"
         _logger.warning("= worker %d: %s", worker.number, text)

@@ -1,0 +1,264 @@
+"""The sessions of a batch, each with what it has in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .. import messages as m
+from ..errors import (
+    LocalProtocolError,
+    OpenEnvError,
+    RemoteProtocolError,
+    StepInterrupted,
+)
+from ..protocol import ClientProtocol, ClientSession
+from .connection import Connection, Waiter
+from .payloads import unwrap
+from .results import Failure, StepResult
+
+if TYPE_CHECKING:
+    from .batch import EnvBatch
+
+__all__ = ["Gather", "Slot", "spread_options", "spread_seeds"]
+
+
+class Gather:
+    """One call of `step`, `reset` or `state` that waits for all its sessions."""
+
+    __slots__ = ("future", "missing", "results")
+
+    def __init__(self, count: int) -> None:
+        self.results: list[Any] = [None] * count
+        self.missing = count
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def put(self, position: int, result: object) -> None:
+        """Take the result of one session; the last one ends the wait."""
+        self.results[position] = result
+        self.missing -= 1
+        if not self.missing and not self.future.done():
+            self.future.set_result(None)
+
+
+class Slot:
+    """One session of a batch."""
+
+    __slots__ = (
+        "abandoned",
+        "batch",
+        "connection",
+        "done",
+        "final",
+        "gather",
+        "index",
+        "interrupted",
+        "kind",
+        "position",
+        "protocol",
+        "sent_at",
+        "session",
+    )
+
+    def __init__(self, batch: EnvBatch[Any, Any, Any], index: int) -> None:
+        self.batch = batch
+        self.index = index
+        self.connection: Connection
+        self.protocol: ClientProtocol[Waiter]
+        self.session: ClientSession[Waiter]
+        self.kind: type = m.Open
+        self.gather: Gather | None = None
+        """The call that waits; None while `send` and `ready` are used."""
+        self.position = 0
+        self.sent_at = 0.0
+        self.done = False
+        self.final: StepResult[Any] | None = None
+        self.abandoned = False
+        """Whether the caller of the request in flight was cancelled."""
+        self.interrupted: StepInterrupted | None = None
+        """A cancelled step that was executed, to be told at the next one."""
+
+    def deliver(self, message: m.ServerMessage) -> None:
+        """Take a message of the session; called by the connection."""
+        if type(message) is not m.Reply:
+            self._deliver_other(message)
+            return
+        kind = self.kind
+        batch = self.batch
+        if kind is m.GetState or kind is m.Close:
+            self._arrived(self._decode_state(message))
+            return
+        try:
+            observation = batch.decode(message.payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            problem = RemoteProtocolError(
+                f"expected a payload of the client's type: {error}", executed="yes"
+            )
+            self._arrived(Failure(problem))
+            return
+        done = self.done = observation.terminated or observation.truncated
+        result = StepResult(
+            observation,
+            int((perf_counter() - self.sent_at) * 1e9),
+            message.queue_ns,
+            message.environment_ns,
+            message.encode_ns,
+            kind is m.Reset,
+            self.final,
+        )
+        gather = self.gather
+        if gather is None or done or self.final is not None:
+            self._deliver_unusual(result, done=done)
+            return
+        # The hot path: what `_arrived` and `Gather.put` do.
+        self.gather = None
+        gather.results[self.position] = result
+        gather.missing -= 1
+        if not gather.missing and not gather.future.done():
+            gather.future.set_result(None)
+
+    def _deliver_unusual(self, result: StepResult[Any], *, done: bool) -> None:
+        if done and self.batch.same_step and self.kind is m.Step and not self.abandoned:
+            self.final = result
+            self.send_reset(None, None, None)
+            return
+        self.final = None
+        self._arrived(result)
+
+    def _decode_state(self, reply: m.Reply) -> object:
+        if self.kind is m.Close:
+            return None
+        payloads = self.batch.payloads
+        try:
+            return payloads.decode(payloads.state, reply.payload)
+        except OpenEnvError as error:
+            return Failure(error)
+
+    def _deliver_other(self, message: m.ServerMessage) -> None:
+        if isinstance(message, m.Progress):
+            return
+        if isinstance(message, m.Opened):
+            if self.kind is m.Open:
+                self._arrived(None)
+            return
+        if (
+            isinstance(message, m.Ended)
+            and self.gather is None
+            and (not self.batch.awaits(self))
+        ):
+            return
+        error = unwrap(message)
+        if isinstance(error, OpenEnvError):
+            self.final = None
+            self._arrived(Failure(error))
+
+    def _arrived(self, result: object) -> None:
+        if self.abandoned:
+            self._settled(result)
+            return
+        gather = self.gather
+        if gather is not None:
+            self.gather = None
+            gather.put(self.position, result)
+        else:
+            self.batch.arrived(self, result)
+
+    def _settled(self, result: object) -> None:
+        """What became of a request whose caller was cancelled."""
+        self.abandoned = False
+        if self.kind is m.Step:
+            if isinstance(result, StepResult):
+                self.interrupted = StepInterrupted(
+                    "an earlier step was cancelled, but the environment executed it",
+                    executed="yes",
+                )
+                self.interrupted.result = result
+            elif isinstance(result, Failure) and result.executed != "no":
+                self.interrupted = StepInterrupted(
+                    "an earlier step was cancelled while the environment ran it: the "
+                    f"episode cannot go on without a reset ({result.error.message})",
+                    executed=result.executed,
+                )
+        self.batch.settled()
+
+    # Sending; failures that are known at once arrive like the others.
+
+    def send_step(self, action: object, timeout: float | None) -> None:
+        """Send a step, or what autoreset makes of it."""
+        if self.interrupted is not None or (self.done and self.batch.next_step):
+            self._send_unusual(timeout)
+            return
+        self.kind = m.Step
+        self.sent_at = perf_counter()
+        try:
+            self.protocol.step(self.session, action, timeout)
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+    def _send_unusual(self, timeout: float | None) -> None:
+        if self.done and self.batch.next_step:
+            self.send_reset(None, None, timeout)
+            return
+        interrupted, self.interrupted = self.interrupted, None
+        assert interrupted is not None
+        self._arrived(Failure(interrupted))
+
+    def send_reset(
+        self, seed: int | None, options: dict[str, Any] | None, timeout: float | None
+    ) -> None:
+        """Send a reset."""
+        self.kind = m.Reset
+        self.interrupted = None
+        self.sent_at = perf_counter()
+        try:
+            self.protocol.reset(
+                self.session, seed=seed, options=options, timeout=timeout
+            )
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+    def send_state(self, timeout: float | None) -> None:
+        """Ask for the state."""
+        self.kind = m.GetState
+        self.sent_at = perf_counter()
+        try:
+            self.protocol.state(self.session, timeout)
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+    def send_close(self) -> None:
+        """Ask the server to close the environment."""
+        self.kind = m.Close
+        try:
+            self.protocol.close(self.session)
+        except OpenEnvError as error:
+            self._arrived(Failure(error))
+
+
+def spread_seeds(
+    seeds: int | Iterable[int | None] | None, count: int
+) -> list[int | None]:
+    """One seed for each session: as given, or consecutive from the first."""
+    if seeds is None:
+        return [None] * count
+    if isinstance(seeds, int):
+        return [seeds + position for position in range(count)]
+    chosen = list(seeds)
+    if len(chosen) != count:
+        raise LocalProtocolError(f"expected {count} seeds, got {len(chosen)}")
+    return chosen
+
+
+def spread_options(
+    options: dict[str, Any] | Sequence[dict[str, Any] | None] | None, count: int
+) -> Sequence[dict[str, Any] | None]:
+    """Options for each session: as given, or the same for all."""
+    if options is None or isinstance(options, dict):
+        return [options] * count
+    if len(options) != count:
+        raise LocalProtocolError(f"expected {count} options, got {len(options)}")
+    return options
