@@ -1,0 +1,73 @@
+# Everything runs in .venv, which the first target that needs it creates.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Quiet about the machine's own index settings; errors still show.
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
+UV_VERSION := 0.13.9
+
+ENVIRONMENTS := $(patsubst %/pyproject.toml,%,$(wildcard envs/*/pyproject.toml))
+DEMO_ENVIRONMENTS := $(filter envs/echo_env envs/gymnasium_env,$(ENVIRONMENTS))
+TYPED := $(patsubst %/,%,$(sort $(dir $(wildcard openenv_async/*.py tests/*.py benchmarks/*.py examples/*.py))))
+
+# pyright runs what its wheel bundles, on the Node.js of a wheel; it needs no network.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format bench lock clean
+
+help: ## Show what there is.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## Play 256 CartPole episodes over one WebSocket.
+	$(BIN)/python examples/cartpole_batch.py $(ARGS)
+
+test: $(VENV)/.dev ## Run the tests; ARGS are pytest's.
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+	@# One distribution at a time, because each has a folder called tests.
+	set -e; for environment in $(ENVIRONMENTS); do \
+	    (cd $$environment && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+	        --cache-dir $(CURDIR)/.mypy_cache/$$environment .); done
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev ## Sort imports and format.
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## Run the benchmarks; ARGS are theirs.
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: $(VENV)/.created ## Compile the locks; UPGRADE=1 takes new versions.
+	$(PIP) install uv==$(UV_VERSION)
+	$(call compile,dev,--extra all)
+	$(call compile,demo,--extra cli --extra numpy)
+
+clean: ## Remove what the other targets made.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Both locks go into the same .venv, in any order: demo's versions are dev's.
+$(VENV)/.demo: requirements/demo.txt pyproject.toml $(DEMO_ENVIRONMENTS:=/pyproject.toml) | $(VENV)/.created
+	$(PIP) install --require-hashes -r $<
+	$(call editable,$(DEMO_ENVIRONMENTS))
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml $(ENVIRONMENTS:=/pyproject.toml) | $(VENV)/.created
+	$(PIP) install --require-hashes -r $<
+	$(call editable,$(ENVIRONMENTS))
+	@touch $@
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+editable = $(PIP) install --no-build-isolation --no-deps -e . $(1:%=-e %)
+compile = $(BIN)/uv pip compile --quiet $(if $(UPGRADE),--upgrade) --universal --generate-hashes \
+	--no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' \
+	$(2) pyproject.toml requirements/$(1).in --output-file requirements/$(1).txt
