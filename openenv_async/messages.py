@@ -481,6 +481,9 @@ CODES: Final[dict[str, Code]] = {
         "no", True, "caller", "somebody else drives the session for now"
     ),
     "shutting_down": Code("no", False, "infrastructure", "the server is shutting down"),
+    "session_lost": Code(
+        "unknown", False, "infrastructure", "the server or the connection is gone"
+    ),
     "session_closed": Code("no", False, "caller", "the session was closed"),
 }
 """Every code with its usual attributes; a message may be more precise."""

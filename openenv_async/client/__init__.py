@@ -1,6 +1,7 @@
 """Talks to environment servers: sessions, batches, a blocking facade."""
 
 from .batch import AutoresetMode, BatchResult, EnvBatch, Ready
+from .observer import ServerObserver, SessionEvent
 from .results import Failure, GenericObservation, StepResult, Timing
 from .session import EnvClient, GenericEnv
 from .sync import SyncBatch, SyncEnv
@@ -14,6 +15,8 @@ __all__ = [
     "GenericEnv",
     "GenericObservation",
     "Ready",
+    "ServerObserver",
+    "SessionEvent",
     "StepResult",
     "SyncBatch",
     "SyncEnv",

@@ -206,6 +206,11 @@ class Connection:
         """The socket is gone."""
         self._socket = None
         self.protocol.connection_lost()
+        for waiter in list(self._others.values()):
+            # Lists and watches belong to the socket; nobody resumes them.
+            waiter.deliver(
+                m.failure(None, None, "session_lost", "the connection was lost")
+            )
         if self._closing or self.error is not None:
             return
         if not self._greeted.is_set():

@@ -66,6 +66,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         lease: Seconds that the session may outlive a lost connection, bounded by the
             server; None asks for the server's most.
         hold: While somebody has taken the session over, wait instead of failing.
+        take_over: Public id of somebody else's session, to drive that one instead of
+            opening one; it is handed back at the end.
         connect_timeout: Seconds for the first connection.
         reconnect_timeout: Seconds of reconnecting before sessions count as lost.
         on_progress: Called with what a long step reports: a fraction or None, a text.
@@ -88,6 +90,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         capacity_timeout: float = 0.0,
         lease: float | None = None,
         hold: bool = False,
+        take_over: str | None = None,
         connect_timeout: float = 10.0,
         reconnect_timeout: float = 60.0,
         on_progress: Callable[[float | None, str], None] | None = None,
@@ -109,6 +112,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             "wait": capacity_timeout,
             "hold": hold,
         }
+        self._take_over = take_over
         self._timeout = timeout
         self._on_progress = on_progress
         self._pool: Pool | None = None
@@ -230,8 +234,13 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             assert url is not None
             self._pool = pool_of(Endpoint.parse(url), self._options)
             (self._connection,) = await self._pool.acquire(1, sockets=None)
-            self._session = self._connection.protocol.open(
-                secrets.token_hex(16), **self._opening
+            protocol, key = self._connection.protocol, secrets.token_hex(16)
+            self._session = (
+                protocol.open(key, **self._opening)
+                if self._take_over is None
+                else protocol.take_over(
+                    key, self._take_over, lease=self._opening["lease"] or 60.0
+                )
             )
             self._session.waiter = self
             unwrapped = await self._wait_opened()
@@ -274,6 +283,9 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
                 if self._leftover is not None:
                     await self._leftover
                     self._leftover = None
+                if self._take_over is not None:
+                    await self._hand_back(session)
+                    return
                 self._connection.protocol.close(session)
                 await self._reply(session, None)
         except TimeoutError:
@@ -282,6 +294,13 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
                 session.id,
                 _CLOSE_TIMEOUT,
             )
+
+    async def _hand_back(self, session: ClientSession[Waiter]) -> None:
+        """Give a session back to its owner, and wait until the server says so."""
+        assert self._connection is not None
+        self._future = asyncio.get_running_loop().create_future()
+        self._connection.protocol.hand_back(session)
+        await self._future
 
     async def _give_back(self) -> None:
         session, self._session = self._session, None

@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
+import anyio
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.websockets.websockets_sansio_impl import (
@@ -18,11 +20,13 @@ from websockets.http11 import Request
 from ..errors import ProviderError
 from .connection import ABORT
 
-__all__ = ["bind_tcp", "bind_unix", "run_server"]
+__all__ = ["bind_tcp", "bind_unix", "make_server", "run_server"]
 
 _logger = logging.getLogger("openenv_async.server")
 
 _BACKLOG: Final = 2048
+_HURRY: Final = 0.05
+"""Seconds between two looks for a second signal."""
 _ROOM: Final = 64 * 1024
 """How much larger than our frame limit uvicorn's is, so that ours answers."""
 
@@ -49,11 +53,28 @@ class _Server(uvicorn.Server):
         self._application = app
         self._drain = drain
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn would raise the signal again at the end, which kills us before our
+        # caller has removed its socket; and only a second SIGINT would force the end.
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-        await self._application.state.core.drain(timeout=self._drain)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._hurry, group.cancel_scope)
+            await self._application.state.core.drain(timeout=self._drain)
+            group.cancel_scope.cancel()
         await super().shutdown(sockets)
+        # A second signal skips the application's own end.
+        await self._application.state.core.aclose()
+
+    async def _hurry(self, draining: anyio.CancelScope) -> None:
+        """Cut the draining short at the second signal."""
+        while not self.force_exit:  # noqa: ASYNC110 (a signal handler sets a flag)
+            await anyio.sleep(_HURRY)
+        draining.cancel()
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
@@ -113,7 +134,7 @@ def run_server(
     drain: float = 10.0,
     log_level: str = "warning",
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then end gracefully.
+    """Serve until SIGINT or SIGTERM, then end gracefully; at once at a second one.
 
     Args:
         app: What `create_app` returned.
@@ -121,6 +142,13 @@ def run_server(
         drain: Seconds for requests in flight at the end.
         log_level: uvicorn's.
     """
+    make_server(app, drain=drain, log_level=log_level).run(sockets=[bound])
+
+
+def make_server(
+    app: Starlette, *, drain: float = 10.0, log_level: str = "warning"
+) -> uvicorn.Server:
+    """Configure the server that `run_server` runs."""
     limits = app.state.core.limits
     config = uvicorn.Config(
         app,
@@ -135,4 +163,4 @@ def run_server(
         timeout_graceful_shutdown=5,
         backlog=_BACKLOG,
     )
-    _Server(config, app, drain).run(sockets=[bound])
+    return _Server(config, app, drain)
