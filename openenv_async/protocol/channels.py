@@ -87,7 +87,7 @@ class Channel:
         if request.seq != self.seq + 1:
             self._answer_again(request.seq)
             return None
-        if self.busy or session.request is not None:
+        if self.busy:
             # Nothing of this request is remembered: the same number may be used again.
             self.say(
                 m.failure(
@@ -95,16 +95,18 @@ class Channel:
                     request.seq,
                     "busy",
                     f"expected one request at a time, got {request.seq} while "
-                    f"another one is in flight",
+                    f"{self.seq} is in flight",
                 )
             )
             return None
-        if session.guest is not None and not self.guest:
-            return self._accept_while_away(request)
         self.seq = request.seq
         self.busy = True
         if self.kept is not None:
             self._forget()
+        if (
+            session.request is not None or session.guest is not None
+        ) and not self._is_its_turn(request):
+            return None
         # A running episode permits everything; asking the table costs a hash of an
         # enumeration, which is a Python call.
         stage = session.stage
@@ -117,22 +119,33 @@ class Channel:
         session.since = now
         return self, request
 
-    def _accept_while_away(self, request: Request) -> Work | None:
-        if not self.holds:
-            self.say(
-                m.failure(
-                    self.handle,
-                    request.seq,
-                    "taken_over",
-                    "expected the session to be ours, but somebody else drives it",
-                )
+    def _is_its_turn(self, request: Request) -> bool:
+        """Whether a request may run now although two clients share the session.
+
+        A guest waits for the owner's request that was in flight when it came, and an
+        owner for the guest's last one. In between an owner waits or is refused, as it
+        chose when it opened the session.
+        """
+        session = self.session
+        if self.guest and type(request) is m.Close:
+            self.fail(
+                "protocol_error",
+                "expected 'hand_back' from a guest, got 'close'",
+                executed="no",
             )
-            return None
-        self.seq = request.seq
-        self.busy = True
-        self._forget()
-        self.held = request
-        return None
+        elif self.guest or session.guest is None:
+            if session.request is None:
+                return True
+            self.held = request
+        elif self.holds:
+            self.held = request
+        else:
+            self.fail(
+                "taken_over",
+                "expected the session to be ours, but somebody else drives it",
+                executed="no",
+            )
+        return False
 
     def _refuse(self, request: Request, code: str) -> None:
         stage = self.session.stage.value

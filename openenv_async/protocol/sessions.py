@@ -148,7 +148,12 @@ class Session:
                 self.stage
             ]
         channel.answer(data)
-        if self.watchers is not None or channel.guest or type(request) is m.Close:
+        if (
+            self.watchers is not None
+            or self.guest is not None
+            or channel.guest
+            or type(request) is m.Close
+        ):
             assert request is not None
             self._replied(request, channel, payload, environment_ns, encode_ns)
 
@@ -165,7 +170,7 @@ class Session:
             self._tell_watchers(request, payload, environment_ns, encode_ns)
         if type(request) is m.Close:
             self.table.remove(self)
-        elif channel.guest:
+        else:
             self.release_held()
 
     def fail(
@@ -192,26 +197,21 @@ class Session:
             self._tell_watchers(request, msgspec.Raw(payload), 0, 0, error=True)
         if type(request) is m.Close:
             self.table.remove(self)
-        elif channel.guest:
+        else:
             self.release_held()
 
     def release_held(self) -> None:
-        """Let the owner's request go on that waited for a take-over to end."""
-        owner = self.owner
-        if (
-            owner is None
-            or owner.held is None
-            or self.guest is not None
-            or self.request is not None
-        ):
+        """Let a request go on that waited for the session's other client."""
+        channel = self.owner if self.guest is None else self.guest
+        if channel is None or channel.held is None or self.request is not None:
             return
-        request, owner.held = owner.held, None
+        request, channel.held = channel.held, None
         # It was accepted when it came; now it takes its place again.
-        owner.seq -= 1
-        owner.busy = False
-        work = owner.accept(request, self.since)
+        channel.seq -= 1
+        channel.busy = False
+        work = channel.accept(request, self.since)
         if work is not None:
-            self.table.released.append(work)
+            self.table.release(work)
 
     def break_episode(self, reason: str) -> None:
         """Mark the episode as lost although no request is in flight."""

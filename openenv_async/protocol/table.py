@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -47,6 +48,7 @@ class SessionTable:
         environments: Names that can be opened; the first is the default.
         limits: `sessions` and `lease` bound what clients can ask for.
         kept_bytes: Bound for all kept replies together, in bytes.
+        wake: Called when `released` gets something.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class SessionTable:
         *,
         limits: m.Limits,
         kept_bytes: int = 1024 * 1024 * 1024,
+        wake: Callable[[], None] | None = None,
     ) -> None:
         self.environments = environments
         self.limits = limits
@@ -67,11 +70,18 @@ class SessionTable:
         self._waiting: deque[_Waiting] = deque()
         self.released: list[Work] = []
         """Work that became possible without a new message; the server takes it."""
+        self._wake = wake
         self._opened = 0
         self._vacant = False
 
     def __len__(self) -> int:
         return len(self.by_id)
+
+    def release(self, work: Work) -> None:
+        """Hand out work that became possible without a new message."""
+        self.released.append(work)
+        if self._wake is not None:
+            self._wake()
 
     # Opening.
 

@@ -83,7 +83,10 @@ class ServerCore:
         self.limits = limits or m.Limits()
         self.incarnation = secrets.token_hex(8)
         self.table = SessionTable(
-            list(self.specs), limits=self.limits, kept_bytes=kept_bytes
+            list(self.specs),
+            limits=self.limits,
+            kept_bytes=kept_bytes,
+            wake=lambda: asyncio.get_running_loop().call_soon(self._tick_table_now),
         )
         self.links: set[Link] = set()
         self.tasks = Tasks()
