@@ -152,12 +152,18 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             environment: Which of several environments.
             options: As for the constructor.
         """
-        provider = LocalProvider(*(targets or (cls._package(),)))
-        return cls(provider=provider, environment=environment, **options)
+        return cls(provider=cls.provider(*targets), environment=environment, **options)
 
     @classmethod
-    def _package(cls) -> str:
-        return cls.__module__.partition(".")[0]
+    def provider(cls, *targets: str, **options: Any) -> LocalProvider:
+        """A server on this machine for this class, not started yet.
+
+        Args:
+            targets: What to serve; by default the package that this class is in.
+            options: As for `LocalProvider`.
+        """
+        package = cls.__module__.partition(".")[0]
+        return LocalProvider(*(targets or (package,)), **options)
 
     @classmethod
     def batch(

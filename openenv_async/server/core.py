@@ -86,7 +86,7 @@ class ServerCore:
             list(self.specs),
             limits=self.limits,
             kept_bytes=kept_bytes,
-            wake=lambda: asyncio.get_running_loop().call_soon(self._tick_table_now),
+            wake=self._released,
         )
         self.links: set[Link] = set()
         self.tasks = Tasks()
@@ -295,6 +295,10 @@ class ServerCore:
             self.table.released.clear()
             for work in released:
                 self._execute(work)
+
+    def _released(self) -> None:
+        """A request may run now that waited for another client of its session."""
+        asyncio.get_running_loop().call_soon(self._tick_table_now)
 
     # The end
 
