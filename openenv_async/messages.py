@@ -228,7 +228,11 @@ class Close(Message, frozen=True, tag="close", gc=False):
 
 
 class Cancel(Message, frozen=True, tag="cancel", gc=False):
-    """Stop the request in flight, if it still runs (section 5.5)."""
+    """Stop the request in flight, if it still runs (section 5.5).
+
+    With `seq` 0 the client gives the whole session up: an `Open` that waits is
+    withdrawn, an open session is closed. Nothing answers it.
+    """
 
     handle: int
     seq: int

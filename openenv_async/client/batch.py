@@ -240,7 +240,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         for slot in live:
             slot.send_close()
         await gather.future
-        for result in gather.results:
+        for slot, result in zip(live, gather.results, strict=True):
+            slot.protocol.forget(slot.session)
             if isinstance(result, Failure) and not isinstance(
                 result.error, SessionClosed
             ):
@@ -249,7 +250,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     async def _give_back(self) -> None:
         for slot in self._slots:
             if hasattr(slot, "session"):
-                slot.protocol.forget(slot.session)
+                slot.protocol.abandon(slot.session)
         held, self._held = self._held, []
         try:
             if self._pool is not None:

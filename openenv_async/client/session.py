@@ -294,6 +294,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
                     return
                 self._connection.protocol.close(session)
                 await self._reply(session, None)
+                self._connection.protocol.forget(session)
         except TimeoutError:
             _logger.warning(
                 "session %s did not close within %s s; its lease will end it",
@@ -312,10 +313,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         session, self._session = self._session, None
         connection, self._connection = self._connection, None
         if connection is not None and session is not None:
-            if session.pending is not None or not session.id:
-                # Opened or not, the server must not keep it for a client that left.
-                connection.protocol.cancel(session)
-            connection.protocol.forget(session)
+            # Opened or not, the server must not keep it for a client that left.
+            connection.protocol.abandon(session)
         try:
             if connection is not None and self._pool is not None:
                 await self._pool.release([connection])

@@ -189,7 +189,12 @@ class Channel:
         self.say(reply)
 
     def cancel(self, seq: int) -> Work | None:
-        """Ask to stop a request; returns work if it is the one that runs."""
+        """Ask to stop a request; returns work if there is something to stop.
+
+        Number 0 stands for the session itself: the client gives it up.
+        """
+        if seq == 0:
+            return self, m.Cancel(self.handle, seq)
         if seq == self.seq + 1:
             self.cancel_ahead = seq
         elif seq == self.seq and self.held is not None:

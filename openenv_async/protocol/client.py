@@ -267,6 +267,12 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         if session.opened:
             self.say(m.Cancel(session.handle, session.seq))
 
+    def abandon(self, session: ClientSession[WaiterT]) -> None:
+        """Give a session up, opened or not, and have the server close it."""
+        if session.ended is None and self.ready:
+            self.say(m.Cancel(session.handle, 0))
+        self.forget(session)
+
     def forget(self, session: ClientSession[WaiterT]) -> None:
         """Drop a session without telling the server, whose lease will end it."""
         self.sessions.pop(session.handle, None)

@@ -190,6 +190,8 @@ class ServerProtocol(Connection):
         if channel is None:
             if not isinstance(message, m.Cancel):
                 self._unknown_handle(message.handle, message.seq)
+            elif message.seq == 0 and message.handle in self._reserved:
+                self.table.withdraw(self, message.handle)
             return
         item = (
             channel.cancel(message.seq)

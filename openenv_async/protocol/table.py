@@ -219,6 +219,15 @@ class SessionTable:
         channel.evict()
         channel.live = False
 
+    def withdraw(self, protocol: ServerProtocol, handle: int) -> None:
+        """Drop an `open` that waits for capacity: its client gave it up."""
+        self._waiting = deque(
+            waiting
+            for waiting in self._waiting
+            if (waiting.protocol, waiting.message.handle) != (protocol, handle)
+        )
+        protocol.release(handle)
+
     def forget_connection(self, protocol: ServerProtocol) -> None:
         """Drop what a connection waits for: nobody is there to get it."""
         self._waiting = deque(

@@ -16,7 +16,7 @@ from .. import messages as m
 from .._aio import Tasks
 from ..environment import EnvironmentSpec
 from ..errors import LocalProtocolError
-from ..protocol import ServerProtocol, Session, SessionTable, Work
+from ..protocol import Channel, ServerProtocol, Session, SessionTable, Work
 from .hosts import METHODS, Host
 from .inline import InlineBackend
 from .lag import LagMonitor
@@ -186,13 +186,16 @@ class ServerCore:
         host = session.host
         if not isinstance(host, Host):
             host = self._make_host(session)
-        if type(request) is m.Cancel:
-            self._cancel(host)
+        if isinstance(request, m.Cancel):
+            if request.seq == 0:
+                self._give_up(channel)
+            else:
+                self._cancel(host)
             return
         if host.codec is not channel.codec:
             host.codec = channel.codec
             host.decode_action = self._decoder(host.spec, channel.codec)
-        self._submit(host, request)  # type: ignore[arg-type]  # Cancel was handled
+        self._submit(host, request)
 
     def _submit(
         self, host: Host, request: m.Reset | m.Step | m.GetState | m.Close
@@ -322,6 +325,16 @@ class ServerCore:
         retirement.start()
         if host.running is not None and type(host.running) is not m.Close:
             self._cancel(host)
+
+    def _give_up(self, channel: Channel) -> None:
+        """A client left its session without closing it: do that in its place."""
+        if channel.guest:
+            self.table.hand_back(channel)
+        else:
+            if channel.protocol is not None:
+                channel.protocol.release(channel.handle)
+            channel.detach()
+            self._retire(channel.session, "session_closed")
 
     async def drain(self, *, timeout: float) -> None:
         """Answer what is in flight, tell clients, close every environment (3.6).

@@ -8,6 +8,7 @@ parent in a worker process.
 from __future__ import annotations
 
 import contextvars
+import logging
 import traceback
 from collections.abc import Callable
 from time import perf_counter
@@ -33,6 +34,8 @@ METHODS: Final[dict[type, str]] = {
 _MEASURED: Final = 8192
 """Bytes of an observation from which its encoding is worth a clock."""
 _TRACEBACK_CHARACTERS: Final = 16_384
+
+_logger = logging.getLogger("openenv_async.server")
 
 
 class Sink(Protocol):
@@ -97,6 +100,7 @@ class Host:
         "spec",
         "started",
         "stopping",
+        "stuck",
         "task",
         "tracebacks",
     )
@@ -134,6 +138,8 @@ class Host:
         self.started = 0.0
         self.stopping = ""
         """Code to end the running request with: a cancellation or a deadline."""
+        self.stuck = False
+        """Whether a call hangs in the environment although it was given up."""
         self.task: Any = None
         """What a backend cancels to stop the running request."""
 
@@ -215,8 +221,9 @@ class Host:
                 size = self._answer(value, environment_ns)
                 is_plain = size <= _MEASURED and not self.separate
                 self.plain_type = type(value) if is_plain else None
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            self._fail_value(kind, f"got one that cannot be encoded: {error}")
+        except Exception as error:  # noqa: BLE001 (its values may raise anything)
+            problem = f"got one that cannot be encoded: {_text_of(error)}"
+            self._fail_value(kind, problem)
         return ended
 
     def _answer(self, value: object, environment_ns: int) -> int:
@@ -247,18 +254,19 @@ class Host:
 
     def failed(self, request: Request, error: BaseException) -> None:
         """Answer with what the environment, or the decoding before it, raised."""
-        if isinstance(error, OpenEnvError) and error.fault == "caller":
-            code = error.code if error.code in m.CODES else "invalid_action"
-            self.sink.fail(code, error.message, executed="no", detail=error.detail)
+        if isinstance(error, OpenEnvError) and error.code == "invalid_action":
+            detail = self._sendable(error.detail)
+            message = _clean(str(error.message))
+            self.sink.fail(error.code, message, executed="no", detail=detail)
             return
         kind = type(request)
         name = type(error).__qualname__
-        detail: dict[str, object] = {"exception": name}
+        detail = {"exception": name}
         if self.tracebacks:
-            detail["traceback"] = describe(error)
+            detail["traceback"] = _clean(describe(error))
         self.sink.fail(
             "environment_failed",
-            f"{self.spec.name!r} raised {name} in {METHODS[kind]}: {error}",
+            f"{self.spec.name!r} raised {name} in {METHODS[kind]}: {_text_of(error)}",
             outcome=Outcome.UNCHANGED if kind is m.GetState else Outcome.BROKEN,
             executed="unknown",
             detail=detail,
@@ -266,24 +274,99 @@ class Host:
         if kind is m.Close:
             self.environment = None
 
-    def stopped(self, code: str, *, executed: Executed, outcome: Outcome) -> None:
+    def _sendable(self, detail: dict[str, object]) -> dict[str, object]:
+        """What an environment put into an error, if it can travel."""
+        try:
+            self.codec.encode(detail)
+        except Exception:  # noqa: BLE001 (its values may raise anything)
+            return {"detail": _clean(ascii(sorted(map(str, detail))))}
+        return detail
+
+    def stopped(
+        self, request: Request, code: str, *, executed: Executed, outcome: Outcome
+    ) -> None:
         """Answer a request that was cancelled or ran out of time."""
-        request = self.running
-        timeout = None if request is None else request.timeout
+        self.stopping = ""
+        # First, because the answer may bring the next request, as the close does that
+        # follows an expired lease.
+        self.running = None
         text = {
             "cancelled": "the call was cancelled",
-            "deadline_exceeded": f"expected an answer within {timeout} s",
+            "deadline_exceeded": f"expected an answer within {request.timeout} s",
         }[code]
         if outcome is Outcome.BROKEN and type(request) is m.GetState:
             outcome = Outcome.UNCHANGED
         if outcome is Outcome.POISONED:
+            self.stuck = True
             text += "; the call into the environment cannot be stopped"
         self.sink.fail(code, text, executed=executed, outcome=outcome)
+
+    def leave(self) -> None:
+        """Answer a close while a call hangs: the environment is closed after it.
+
+        Nothing else may call into the environment until then.
+        """
+        sink = self.sink
+        self.sink = _Nobody(self.label)
+        sink.reply(None)
+
+    def unstick(self) -> bool:
+        """The call that hung has ended; returns whether to close the environment."""
+        self.stuck = False
+        return isinstance(self.sink, _Nobody)
+
+
+class _Nobody:
+    """Takes the answers of a session that is gone."""
+
+    def __init__(self, label: str) -> None:
+        self.since = perf_counter()
+        self.queue_ns = 0
+        self._label = label
+
+    def reply(
+        self,
+        payload: m.Payload,
+        *,
+        done: bool = False,
+        reward: float | None = None,
+        environment_ns: int = 0,
+        encode_ns: int = 0,
+    ) -> None:
+        """Its environment is closed at last."""
+
+    def fail(
+        self,
+        code: str,
+        message: str,
+        *,
+        outcome: Outcome = Outcome.UNCHANGED,
+        executed: Executed | None = None,
+        detail: dict[str, object] | None = None,
+    ) -> None:
+        """Nobody else will ever know."""
+        _logger.warning("closing %s failed: %s", self._label, message)
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Nobody is there to be told."""
 
 
 def invalid(message: str) -> OpenEnvError:
     """A request that does not fit, found before the environment saw it."""
     return OpenEnvError(message, code="invalid_action", executed="no", fault="caller")
+
+
+def _text_of(error: BaseException) -> str:
+    """What an exception says; its own code may fail at that."""
+    try:
+        return _clean(str(error))
+    except Exception:  # noqa: BLE001 (see above)
+        return "<its text could not be made>"
+
+
+def _clean(text: str) -> str:
+    """Replace what UTF-8 has no bytes for, such as parts of undecodable file names."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def describe(error: BaseException) -> str:
