@@ -39,26 +39,64 @@ class Tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             _logger.error("task %s failed", task.get_name(), exc_info=error)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, patience: float = 5.0) -> None:
         """Cancel all tasks and wait for their end; idempotent.
 
-        Cancelling the caller does not leave a task behind.
+        Cancelling the caller does not leave a task behind. A task that swallows its
+        cancellation is left after all, because nothing can end it.
+
+        Args:
+            patience: Seconds after which such a task is left.
         """
         current = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not current]
+        tasks = {task for task in self._tasks if task is not current}
         for task in tasks:
             task.cancel()
-        if tasks:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait(tasks)
+        cancelled = await _outlast(tasks, patience)
+        for task in tasks:
+            if not task.done():
+                name = task.get_name()
+                _logger.warning("task %s cannot be cancelled and was left", name)
+                # Otherwise `asyncio.run` would wait for it for ever.
+                asyncio.tasks._unregister_task(task)  # noqa: SLF001 (documented for those who manage tasks)
+        if cancelled is not None:
+            raise cancelled
 
 
 async def shielded(coroutine: Coroutine[Any, Any, None], *, timeout: float) -> None:
     """Await a teardown to its end, or to its deadline, despite cancellation.
 
+    A cancellation that arrives meanwhile is raised afterwards.
+
     Args:
         coroutine: What to run.
-        timeout: Seconds after which it is given up.
+        timeout: Seconds after which it is cancelled.
     """
-    with anyio.move_on_after(timeout, shield=True):
-        await coroutine
+    # A task of its own, because no scope holds off a plain `task.cancel()`.
+    task = asyncio.get_running_loop().create_task(coroutine)
+    cancelled = await _outlast({task}, timeout)
+    if not task.done():
+        _logger.warning("a teardown took more than %s s", timeout)
+        task.cancel()
+        cancelled = await _outlast({task}, timeout) or cancelled
+    if task.done() and not task.cancelled() and (error := task.exception()):
+        raise error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _outlast(
+    tasks: set[asyncio.Task[None]], timeout: float
+) -> asyncio.CancelledError | None:
+    """Wait for tasks whatever happens to the caller; returns what happened to it."""
+    cancelled: asyncio.CancelledError | None = None
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    pending = tasks
+    with anyio.CancelScope(shield=True):
+        while pending and (left := end - loop.time()) > 0:
+            try:
+                _, pending = await asyncio.wait(pending, timeout=left)
+            except asyncio.CancelledError as error:
+                cancelled = error
+    return cancelled

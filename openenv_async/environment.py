@@ -20,6 +20,7 @@ from typing import (
     Final,
     Generic,
     Literal,
+    TypeGuard,
     TypeVar,
     cast,
     dataclass_transform,
@@ -52,6 +53,9 @@ ENTRY_POINTS: Final = "openenv_async.environments"
 Execution = Literal["inline", "thread", "process"]
 """Where an environment runs: on the event loop, in a thread, in a worker process."""
 
+# The plain type, because msgspec builds its instances without calling anything.
+_Fields: Final[type[dict[str, Any]]] = dict
+
 
 @dataclass_transform(
     frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,)
@@ -81,7 +85,7 @@ class Observation(_Record, kw_only=True, omit_defaults=True):
     """The task reached its end: no value follows this observation."""
     truncated: bool = False
     """The episode was cut off: the task would have gone on."""
-    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    metadata: dict[str, Any] = msgspec.field(default_factory=_Fields)
     """Whatever else is worth recording; not meant for the policy."""
 
     @property
@@ -107,7 +111,7 @@ class EnvironmentMetadata(_Record, kw_only=True):
     readme: str = ""
     documentation_url: str = ""
     execution: Execution = "thread"
-    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+    extra: dict[str, Any] = msgspec.field(default_factory=_Fields)
     """Facts of the environment's own, such as what fences its code."""
 
 
@@ -342,7 +346,7 @@ def find_spec(target: str, *, execution: Execution | None = None) -> Environment
         takes_arguments = False
     if isinstance(found, EnvironmentSpec):
         return dataclasses.replace(found, target=target).with_execution(execution)
-    if not (isinstance(found, type) and issubclass(found, Environment)):
+    if not _is_environment(found):
         raise LocalProtocolError(
             f"expected an Environment class at {target!r}, got {found!r}"
         )
@@ -352,6 +356,10 @@ def find_spec(target: str, *, execution: Execution | None = None) -> Environment
         execution=execution,
         target=target,
     )
+
+
+def _is_environment(found: object) -> TypeGuard[type[AnyEnvironment]]:
+    return isinstance(found, type) and issubclass(found, Environment)
 
 
 def _literal(text: str) -> object:
@@ -401,9 +409,7 @@ def _find_object(path: str) -> object:
     candidates = [
         value
         for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Environment)
-        and not inspect.isabstract(value)
+        if _is_environment(value) and not inspect.isabstract(value)
     ]
     if len(candidates) != 1:
         names = sorted(candidate.__name__ for candidate in candidates)

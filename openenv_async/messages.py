@@ -9,7 +9,7 @@ only the session that they belong to knows their type.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
@@ -26,10 +26,12 @@ __all__ = [
     "Close",
     "Code",
     "Codec",
+    "Encoded",
     "Encoding",
     "Ended",
     "Event",
     "Failure",
+    "FrameDecoder",
     "GetState",
     "Goodbye",
     "HandBack",
@@ -63,6 +65,8 @@ VERSION: Final = 1
 """The protocol version that this package speaks (section 3.1)."""
 
 Encoding = Literal["msgpack", "json"]
+Encoded = bytes | bytearray | memoryview | msgspec.Raw
+"""What can be decoded."""
 
 if TYPE_CHECKING:
     Payload = object
@@ -518,23 +522,19 @@ def failure(
 
 
 MessageT = TypeVar("MessageT")
-ValueT = TypeVar("ValueT")
 
 
-class _FrameDecoder(Generic[MessageT]):
+class FrameDecoder(Generic[MessageT]):
     """Decode frames of one direction; fast for good ones, thorough for bad ones."""
 
     def __init__(self, codec: Codec, message: object) -> None:
         frame = list[message]  # type: ignore[valid-type]  # a runtime type
-        self.frame: Callable[[bytes | memoryview], list[MessageT]] = codec.decoder(
-            frame
-        )
+        self.frame = cast(Callable[[Encoded], list[MessageT]], codec.decoder(frame))
         """The whole frame at once; raises what msgspec raises."""
-        self.message: Callable[[bytes | memoryview], MessageT] = codec.decoder(message)
+        self.message = cast(Callable[[Encoded], MessageT], codec.decoder(message))
         """One message alone."""
-        self.items: Callable[[bytes | memoryview], list[msgspec.Raw]] = codec.decoder(
-            list[msgspec.Raw]
-        )
+        items = codec.decoder(list[msgspec.Raw])
+        self.items = cast(Callable[[Encoded], list[msgspec.Raw]], items)
         """The frame's items, undecoded: to find the bad one."""
 
 
@@ -547,18 +547,13 @@ class Codec:
         self.is_text = encoding == "json"
         self._module = msgspec.json if self.is_text else msgspec.msgpack
         self.encode: Callable[[object], bytes] = self._module.Encoder().encode
-        self.from_client: _FrameDecoder[ClientMessage] = _FrameDecoder(
-            self, ClientMessage
-        )
-        self.from_server: _FrameDecoder[ServerMessage] = _FrameDecoder(
-            self, ServerMessage
-        )
-        self.generic: Callable[[bytes | memoryview], object] = self.decoder(object)
+        self.from_client = FrameDecoder[ClientMessage](self, ClientMessage)
+        self.from_server = FrameDecoder[ServerMessage](self, ServerMessage)
+        self.generic = self.decoder(object)
 
-    def decoder(self, kind: object) -> Callable[[bytes | memoryview], ValueT]:
+    def decoder(self, kind: object) -> Callable[[Encoded], object]:
         """Build a decoder for payloads of one type; keep it, building is slow."""
-        decoder = self._module.Decoder(kind)
-        decode: Callable[[bytes | memoryview], ValueT] = decoder.decode
+        decode: Callable[[Encoded], object] = self._module.Decoder(kind).decode
         return decode
 
     def frame(self, messages: Sequence[bytes]) -> bytes:
@@ -574,7 +569,7 @@ class Codec:
             head = b"\xdd" + count.to_bytes(4, "big")
         return head + b"".join(messages)
 
-    def transcode(self, payload: bytes | memoryview, into: Codec) -> bytes:
+    def transcode(self, payload: Encoded, into: Codec) -> bytes:
         """Turn an encoded payload into another encoding of the same value."""
         if into is self:
             return bytes(payload)

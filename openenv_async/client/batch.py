@@ -45,7 +45,7 @@ BatchResult: TypeAlias = StepResult[ObsT] | Failure
 """What stands in a session's place: its result, or why there is none."""
 
 _CLOSE_TIMEOUT: Final = 10.0
-_EARLY_FLUSH: Final = 128
+_EARLY_FLUSH: Final = 256
 """Steps after which a frame leaves although more follow, so that the server begins."""
 
 

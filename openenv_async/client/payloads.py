@@ -49,7 +49,7 @@ class Payloads:
                 raise msgspec.ValidationError(
                     f"expected a map, got {type(value).__name__}"
                 )
-            return GenericObservation(value)
+            return GenericObservation(value)  # pyright: ignore[reportUnknownArgumentType]  # a map
 
         return cls(
             action_type=object,

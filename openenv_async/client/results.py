@@ -131,14 +131,16 @@ def _fields(observation: object) -> Observation | GenericObservation:
 def revive(value: object) -> object:
     """Turn maps that describe arrays into `Array`, at any depth."""
     if isinstance(value, dict):
-        if value.get("kind") == "array" and value.keys() == {
+        fields: dict[object, object] = value  # pyright: ignore[reportUnknownVariableType]  # of whatever
+        if fields.get("kind") == "array" and fields.keys() == {
             "kind",
             "dtype",
             "shape",
             "data",
         }:
-            return msgspec.convert(value, Array)
-        return {key: revive(item) for key, item in value.items()}
+            return msgspec.convert(fields, Array)
+        return {key: revive(item) for key, item in fields.items()}
     if isinstance(value, list):
-        return [revive(item) for item in value]
+        items: list[object] = value  # pyright: ignore[reportUnknownVariableType]  # of whatever
+        return [revive(item) for item in items]
     return value

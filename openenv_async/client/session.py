@@ -520,7 +520,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         future = self._leftover = asyncio.get_running_loop().create_future()
         result = interrupted.result
         if isinstance(result, StepResult):
-            payload = m.raw(m.MSGPACK.encode(result.observation))
+            observation = cast(StepResult[object], result).observation
+            payload = m.raw(m.MSGPACK.encode(observation))
             future.set_result(m.Reply(0, 0, payload))
         else:
             future.set_result(

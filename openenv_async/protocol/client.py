@@ -111,7 +111,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         self._client = client
         self._token = token
         self._next_handle = 1
-        self._inbox: Inbox[m.ServerMessage] = Inbox(codec, self.limits, role="client")
+        self._inbox = Inbox(codec, self.limits, decoder=codec.from_server)
 
     # Connection
 
@@ -129,7 +129,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
 
     def _reset_connection(self) -> None:
         self._outbox.clear()
-        self._inbox = Inbox(self.codec, self.limits, role="client")
+        self._inbox = Inbox(self.codec, self.limits, decoder=self.codec.from_server)
         self.close_code = None
         for session in self.sessions.values():
             session.opened = False

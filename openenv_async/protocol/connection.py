@@ -13,6 +13,9 @@ from .tables import Phase
 
 __all__ = ["Connection", "tag_of"]
 
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_MOST_MESSAGES: Final = 131_072
+"""What may wait for a peer before nothing more is read from it."""
 _SILENCE: Final = 3
 """Heartbeats without a sign of life after which the peer counts as gone (3.5)."""
 
@@ -64,6 +67,15 @@ class Connection:
     def pending_bytes(self) -> int:
         """How much waits to be sent."""
         return self._outbox.size
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits that no more should be taken from the peer."""
+        return len(self._outbox) > _MOST_MESSAGES or self._outbox.size > _MOST_BYTES
+
+    def taken(self, now: float) -> None:
+        """The peer has taken what was sent to it: a sign of life (3.5)."""
+        self._heard = now
 
     def tick(self, now: float) -> bool:
         """Let time pass; returns False when the peer has been silent too long.

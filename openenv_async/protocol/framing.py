@@ -7,13 +7,13 @@ Both are pure: they never wait, and they hold nothing but what is in transit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar, cast
 
 import msgspec
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..messages import Chunk, Codec, Failure, Limits, failure
+from ..messages import Chunk, Codec, Encoded, Failure, FrameDecoder, Limits, failure
 
 __all__ = ["Inbox", "Outbox"]
 
@@ -167,19 +167,18 @@ class Outbox:
 class Inbox(Generic[MessageT]):
     """Frames of one direction to messages; a bad message costs only itself."""
 
-    def __init__(self, codec: Codec, limits: Limits, *, role: str) -> None:
+    def __init__(
+        self, codec: Codec, limits: Limits, *, decoder: FrameDecoder[MessageT]
+    ) -> None:
         self.codec = codec
         self.limits = limits
-        # The type of the decoder follows from the role; mypy cannot see that.
-        decoder: object = codec.from_client if role == "server" else codec.from_server
-        self._decoder = decoder
-        self._decode_frame = decoder.frame  # type: ignore[attr-defined]  # see above
-        self._decode_message = decoder.message  # type: ignore[attr-defined]  # see above
-        self._decode_items = decoder.items  # type: ignore[attr-defined]  # see above
+        self._decode_frame = decoder.frame
+        self._decode_message = decoder.message
+        self._decode_items = decoder.items
         self._partial: dict[int, bytearray] = {}
         self._partial_bytes = 0
 
-    def messages(self, frame: bytes) -> list[MessageT | Failure]:
+    def messages(self, frame: bytes) -> Sequence[MessageT | Failure]:
         """Decode a frame; what cannot be decoded becomes a `Failure` in its place.
 
         Raises:
@@ -195,7 +194,7 @@ class Inbox(Generic[MessageT]):
                 detail={"size": size, "limit": self.limits.frame_bytes},
             )
         try:
-            messages: list[MessageT | Failure] = self._decode_frame(frame)
+            messages = self._decode_frame(frame)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._one_by_one(frame)
         return messages
@@ -211,9 +210,9 @@ class Inbox(Generic[MessageT]):
             ) from error
         return [self._one(item) for item in items]
 
-    def _one(self, item: msgspec.Raw | bytearray) -> MessageT | Failure:
+    def _one(self, item: Encoded) -> MessageT | Failure:
         try:
-            message: MessageT = self._decode_message(item)
+            message = self._decode_message(item)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             handle, seq, tag = _address(self.codec, item)
             return failure(
@@ -259,16 +258,16 @@ class Inbox(Generic[MessageT]):
         return self._one(partial)
 
 
-def _address(
-    codec: Codec, item: msgspec.Raw | bytearray
-) -> tuple[int | None, int | None, str]:
+def _address(codec: Codec, item: Encoded) -> tuple[int | None, int | None, str]:
     """Find handle, sequence number and tag of a message that has no valid form."""
     try:
-        fields = codec.generic(item)  # type: ignore[arg-type]  # Raw is a buffer
+        value = codec.generic(item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None, None, "?"
-    if not isinstance(fields, list) or not fields:
-        return None, None, type(fields).__name__
+    kind = type(value).__name__
+    if not isinstance(value, list) or not value:
+        return None, None, kind
+    fields = cast(list[object], value)
     numbers = [field if type(field) is int else None for field in fields[1:3]]
     handle, seq = (*numbers, None, None)[:2]
     return handle, seq, str(fields[0])[:64]

@@ -62,7 +62,7 @@ class ServerProtocol(Connection):
         self._server = server
         self._incarnation = incarnation
         self._authorize = authorize
-        self._inbox: Inbox[m.ClientMessage] = Inbox(codec, self.limits, role="server")
+        self._inbox = Inbox(codec, self.limits, decoder=codec.from_client)
         self._channels: dict[int, Channel] = {}
         self._reserved: set[int] = set()
         self._watchers: dict[int, Watcher] = {}

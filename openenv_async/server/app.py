@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -133,7 +133,7 @@ def _spec(
         spec = find_spec(environment, execution=execution)
     elif isinstance(environment, EnvironmentSpec):
         spec = environment.with_execution(execution)
-    elif isinstance(environment, type):
+    elif isinstance(environment, type):  # pyright: ignore[reportUnnecessaryIsInstance]  # not every caller is checked
         spec = EnvironmentSpec.of(environment, execution=execution)
     else:
         raise LocalProtocolError(
@@ -174,7 +174,12 @@ class _Gate:
 
 
 def _error(status: int, message: str) -> Response:
-    code = {401: "unauthorized", 403: "forbidden", 404: "unknown_environment"}[status]
+    code = {
+        400: "protocol_error",
+        401: "unauthorized",
+        403: "forbidden",
+        404: "unknown_environment",
+    }[status]
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     body = {"code": code, "message": message}
     return JSONResponse(body, status_code=status, headers=headers)
@@ -206,7 +211,7 @@ class _Endpoints:
         self._core = core
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _application: Starlette) -> AsyncIterator[None]:
+    async def lifespan(self, _application: Starlette) -> AsyncGenerator[None, None]:
         """Close every environment when the application ends."""
         try:
             yield
@@ -229,7 +234,9 @@ class _Endpoints:
         """JSON Schema of action, observation and state."""
         return self._describe(request, environment_schema)
 
-    def _describe(self, request: Request, describe: Any) -> Response:
+    def _describe(
+        self, request: Request, describe: Callable[[EnvironmentSpec], object]
+    ) -> Response:
         """One environment with `?environment=NAME`, otherwise all by name."""
         specs = self._core.specs
         name = request.query_params.get("environment")
@@ -259,18 +266,13 @@ class _WebSocketEndpoint:
         self._core = core
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
         offered = scope.get("subprotocols", [])
         chosen = next((name for name in offered if name in CODECS), None)
         if chosen is None:
-            await send(
-                {
-                    "type": "websocket.close",
-                    "code": 1002,
-                    "reason": f"expected subprotocol {' or '.join(CODECS)}",
-                }
-            )
+            problem = f"expected a subprotocol of {list(CODECS)!r}, got {offered!r}"
+            await _refuse_websocket(400, problem, scope, receive, send)
             return
+        await receive()
         await send({"type": "websocket.accept", "subprotocol": chosen})
         link = WebSocketLink(
             self._core,

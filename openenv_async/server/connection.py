@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
 from typing import Any, Final
 
 from .. import messages as m
@@ -53,6 +54,8 @@ class WebSocketLink:
         self._woken = False
         self._sender: asyncio.Task[None] | None = None
         self._receiver: asyncio.Task[None] | None = None
+        self._relief: asyncio.Future[None] | None = None
+        """What the receiver waits for while the peer takes no answers."""
         self._aborted = False
 
     async def serve(self, receive: Receive) -> None:
@@ -74,6 +77,11 @@ class WebSocketLink:
                     data = event["text"].encode()
                 if protocol.close_code is None:
                     core.receive(protocol, data)
+                    if protocol.close_code is not None:
+                        # Perhaps without a message that would wake the sender.
+                        self._wake()
+                    elif protocol.congested:
+                        await self._wait_relieved()
         except asyncio.CancelledError:
             task = self._receiver
             if not self._aborted or task is None:
@@ -82,6 +90,16 @@ class WebSocketLink:
         finally:
             self._core.discard(self)
             self._sender.cancel()
+
+    async def _wait_relieved(self) -> None:
+        """Read no more from a peer that sends requests but does not take answers.
+
+        That it takes some counts as a sign of life, because none of its own are read.
+        """
+        if self._sender is not None and not self._sender.done():
+            self._relief = asyncio.get_running_loop().create_future()
+            await self._relief
+            self._relief = None
 
     # Sending
 
@@ -105,6 +123,10 @@ class WebSocketLink:
                 if frame is not None:
                     data = frame.decode() if self._is_text else frame
                     await send({"type": "websocket.send", kind: data})
+                    if self._relief is not None:
+                        protocol.taken(perf_counter())
+                        if not protocol.congested:
+                            self._relieve()
                     continue
                 if protocol.close_code is not None:
                     await send({"type": "websocket.close", "code": protocol.close_code})
@@ -114,6 +136,12 @@ class WebSocketLink:
         except OSError:
             # The socket ended under us; the receiver learns it too.
             _logger.debug("= %s: the socket ended while sending", protocol.peer)
+        finally:
+            self._relieve()
+
+    def _relieve(self) -> None:
+        if self._relief is not None and not self._relief.done():
+            self._relief.set_result(None)
 
     def abort(self) -> None:
         """End without a word: the peer is silent, so nothing would arrive."""

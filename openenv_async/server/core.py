@@ -104,7 +104,7 @@ class ServerCore:
         self._decoders: dict[tuple[str, str], Callable[[Any], Any]] = {}
         self._lag = LagMonitor(self._inline)
         self._timer: asyncio.TimerHandle | None = None
-        self._retiring = 0
+        self._retiring: set[Session] = set()
         self._calm: asyncio.Event | None = None
         self._closed = False
 
@@ -201,7 +201,9 @@ class ServerCore:
         self, host: Host, request: m.Reset | m.Step | m.GetState | m.Close
     ) -> None:
         execution = host.spec.execution
-        if execution == "inline" or (
+        if host.stuck and type(request) is m.Close:
+            host.leave()
+        elif execution == "inline" or (
             execution == "thread" and METHODS[type(request)] in host.spec.async_methods
         ):
             self._inline.submit(host, request)
@@ -307,10 +309,12 @@ class ServerCore:
 
     def _retire(self, session: Session, code: str) -> None:
         """Close a session's environment and forget it, without its client."""
-        self._retiring += 1
+        if session in self._retiring:
+            return
+        self._retiring.add(session)
 
         def done() -> None:
-            self._retiring -= 1
+            self._retiring.discard(session)
             self.table.remove(session, code)
             if self.table.next_tick() == 0.0 and not self._closed:
                 self._tick_table(perf_counter())
@@ -339,9 +343,13 @@ class ServerCore:
     async def drain(self, *, timeout: float) -> None:
         """Answer what is in flight, tell clients, close every environment (3.6).
 
+        Idempotent.
+
         Args:
             timeout: Seconds for the requests in flight; what runs longer is stopped.
         """
+        if self.table.draining:
+            return
         self.table.draining = True
         for link in self.links:
             link.protocol.goodbye("the server is shutting down", retry_after=1.0)
@@ -373,11 +381,12 @@ class ServerCore:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._lag.stop()
+        self._inline.close()
         self._threads.close()
         for backend in self._workers.values():
             await backend.aclose()
         await self.tasks.aclose()
+        await anyio.to_thread.run_sync(self._lag.stop)
         hung = await anyio.to_thread.run_sync(self._threads.join, 1.0)
         if hung:
             _logger.warning("%d threads hang in an environment and were left", hung)

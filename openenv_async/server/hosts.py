@@ -12,7 +12,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -174,7 +174,7 @@ class Host:
         environment = self.spec.factory()
         if self.report is not None:
             report = self.report
-            environment._report = lambda fraction, message: report(  # noqa: SLF001 (the base class keeps it for us)
+            environment._report = lambda fraction, message: report(  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 (the base class keeps it for us)
                 self, fraction, message
             )
         self.environment = environment
@@ -189,7 +189,7 @@ class Host:
             raise invalid(f"expected a map of options: {error}") from error
         if options is not None and not isinstance(options, dict):
             raise invalid(f"expected a map of options, got {type(options).__name__}")
-        return options
+        return cast(dict[str, Any] | None, options)
 
     def finish(self, request: Request, value: object, started: float) -> float:
         """Answer with a result; returns the time at which the environment had it."""
@@ -255,7 +255,7 @@ class Host:
     def failed(self, request: Request, error: BaseException) -> None:
         """Answer with what the environment, or the decoding before it, raised."""
         if isinstance(error, OpenEnvError) and error.code == "invalid_action":
-            detail = self._sendable(error.detail)
+            detail: dict[str, object] = self._sendable(error.detail)
             message = _clean(str(error.message))
             self.sink.fail(error.code, message, executed="no", detail=detail)
             return

@@ -15,7 +15,6 @@ import inspect
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
-from contextvars import Context
 from time import perf_counter
 from typing import Any, Final
 
@@ -26,10 +25,10 @@ from .hosts import Host
 
 __all__ = ["InlineBackend"]
 
-_Coroutine: Final = types.CoroutineType
+_Coroutine: Final[type[Coroutine[Any, Any, Any]]] = types.CoroutineType
 _SLICE: Final = 0.005
 """Seconds after which a runner lets the loop breathe."""
-_BURST: Final = 128
+_BURST: Final = 256
 """Requests after which a runner lets the answers be sent."""
 _IDLE_RUNNERS: Final = 1024
 """Runners that are kept for reuse after their coroutine suspended."""
@@ -40,17 +39,23 @@ _GRACE: Final = 1.0
 class _Continuation:
     """The rest of a coroutine that was started by hand, as an awaitable."""
 
-    __slots__ = ("_context", "_coroutine", "_yielded")
+    __slots__ = ("_backend", "_coroutine", "_host", "_yielded")
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], yielded: object, context: Context
+        self,
+        backend: InlineBackend,
+        host: Host,
+        coroutine: Coroutine[Any, Any, Any],
+        yielded: object,
     ) -> None:
+        self._backend = backend
+        self._host = host
         self._coroutine = coroutine
         self._yielded = yielded
-        self._context = context
 
     def __await__(self) -> Generator[object, Any, Any]:
-        run, coroutine = self._context.run, self._coroutine
+        backend, host, coroutine = self._backend, self._host, self._coroutine
+        run = host.context.run
         yielded = self._yielded
         while True:
             try:
@@ -60,9 +65,12 @@ class _Continuation:
                     coroutine.close()
                     raise
                 except BaseException as error:  # noqa: BLE001 (thrown into the coroutine)
+                    backend.current = host
                     yielded = run(coroutine.throw, error)
                 else:
+                    backend.current = host
                     yielded = run(coroutine.send, value)
+                backend.current = None
             except StopIteration as stop:
                 return stop.value
 
@@ -80,6 +88,7 @@ class InlineBackend:
         self._idle: list[asyncio.Future[None]] = []
         self._draining = False
         """Whether a runner is working off what is ready."""
+        self._closed = False
         self.current: Host | None = None
         """Whose code is on the loop now, for the lag monitor."""
 
@@ -111,31 +120,41 @@ class InlineBackend:
 
     def _give_up(self, host: Host, request: Request) -> None:
         if host.running is request and host.stopping:
-            code, host.stopping = host.stopping, ""
-            host.stopped(code, executed="unknown", outcome=Outcome.POISONED)
-            host.running = None
+            code = host.stopping
+            host.stopped(request, code, executed="unknown", outcome=Outcome.POISONED)
+
+    def close(self) -> None:
+        """Let cancellations end the runners; until then none of them is meant so."""
+        self._closed = True
 
     async def _run(self) -> None:
         """A runner: works off what is ready, then waits to be woken."""
         loop = asyncio.get_running_loop()
         while True:
-            suspended = await self._work_off()
-            if suspended and self._draining:
-                pass  # Somebody else took over while this runner was away.
-            elif self._ready:
-                self._draining = True
-                continue
-            else:
-                self._draining = False
-            if len(self._idle) >= _IDLE_RUNNERS:
-                return
-            waiter = loop.create_future()
-            self._idle.append(waiter)
             try:
-                await waiter
-            finally:
-                if not waiter.done() or waiter.cancelled():
-                    self._idle.remove(waiter)
+                suspended = await self._work_off()
+                if suspended and self._draining:
+                    pass  # Somebody else took over while this runner was away.
+                elif self._ready:
+                    self._draining = True
+                    continue
+                else:
+                    self._draining = False
+                if len(self._idle) >= _IDLE_RUNNERS:
+                    return
+                waiter = loop.create_future()
+                self._idle.append(waiter)
+                try:
+                    await waiter
+                finally:
+                    if not waiter.done() or waiter.cancelled():
+                        self._idle.remove(waiter)
+            except asyncio.CancelledError:
+                if self._closed:
+                    raise
+                # An environment cancelled the task that it ran in, and had ended when
+                # that came into effect.
+                _uncancel()
 
     async def _work_off(  # noqa: C901 (one loop, because each call costs a step)
         self,
@@ -171,8 +190,10 @@ class InlineBackend:
                 elif inspect.isawaitable(value):
                     await self._suspended(host, request, _wrap(value), None, started)
                     return True
-            except Exception as error:  # noqa: BLE001 (whatever it raises is its answer)
+            except BaseException as error:  # noqa: BLE001 (whatever it raises is its answer)
                 self.current = None
+                if self._closed and isinstance(error, asyncio.CancelledError):
+                    raise
                 host.running = None
                 host.failed(request, error)
                 continue
@@ -197,9 +218,7 @@ class InlineBackend:
             if perf_counter() - host.sink.since <= request.timeout:
                 return
             code = "deadline_exceeded"
-        host.stopping = ""
-        host.stopped(code, executed="no", outcome=Outcome.UNCHANGED)
-        host.running = None
+        host.stopped(request, code, executed="no", outcome=Outcome.UNCHANGED)
 
     async def _suspended(  # noqa: C901 (one place for every way to end)
         self,
@@ -224,45 +243,45 @@ class InlineBackend:
             timer = loop.call_later(
                 max(0.0, remaining), self.cancel, host, "deadline_exceeded"
             )
+        error: BaseException | None = None
+        value: object = None
         try:
-            value = await _Continuation(coroutine, yielded, host.context)
-        except asyncio.CancelledError:
-            code, host.stopping = host.stopping, ""
-            if host.running is not request:
-                # Given up before: nobody waits for the answer any more.
-                task.uncancel()
-                return
-            if not code and task.cancelling():
+            value = await _Continuation(self, host, coroutine, yielded)
+        except BaseException as raised:  # noqa: BLE001 (whatever it raises is its answer)
+            if self._closed:
                 raise
-            host.running = None
-            if code:
-                task.uncancel()
-                host.running = request
-                host.stopped(code, executed="unknown", outcome=Outcome.BROKEN)
-                host.running = None
-            else:
-                host.failed(request, RuntimeError("the environment cancelled itself"))
-        except Exception as error:  # noqa: BLE001 (whatever it raises is its answer)
-            self._end(host, request, task)
-            if host.running is request:
-                host.running = None
-                host.failed(request, error)
-        else:
-            self._end(host, request, task)
-            if host.running is request:
-                host.running = None
-                host.finish(request, value, started)
+            error = raised
         finally:
-            host.task = None
+            if host.task is task:
+                host.task = None
             if timer is not None:
                 timer.cancel()
-
-    def _end(self, host: Host, request: Request, task: asyncio.Task[Any]) -> None:
-        """A coroutine ended by itself, perhaps although it was cancelled."""
-        if host.running is request and host.stopping:
+            self.current = None
+        # It may have been cancelled, and ended by itself all the same.
+        _uncancel()
+        if host.running is not request:
+            # Given up before: nobody waits for the answer any more.
+            if host.unstick():
+                self.submit(host, m.Close(0, 0))
+        elif error is None:
+            host.running = None
             host.stopping = ""
-        while task.cancelling():
-            task.uncancel()
+            host.finish(request, value, started)
+        elif host.stopping and isinstance(error, asyncio.CancelledError):
+            code = host.stopping
+            host.stopped(request, code, executed="unknown", outcome=Outcome.BROKEN)
+        else:
+            host.running = None
+            host.stopping = ""
+            host.failed(request, error)
+
+
+def _uncancel() -> None:
+    """Take back every cancellation of this task: they were meant for an environment."""
+    task = asyncio.current_task()
+    assert task is not None
+    while task.cancelling():
+        task.uncancel()
 
 
 async def _wrap(awaitable: Any) -> Any:

@@ -72,7 +72,7 @@ class LagMonitor:
             reported = beat
             self.blocked += 1
             host = self._backend.current
-            frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 (the documented way to another thread's stack)
+            frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 (the documented way to another thread's stack)
             stack = "".join(traceback.format_stack(frame)[-6:]) if frame else ""
             if host is None:
                 _logger.warning(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -76,8 +76,10 @@ class Report(m.Message, frozen=True, tag="report"):
 ToWorker = Begin | m.Reset | m.Step | m.GetState | m.Close | m.Cancel
 FromWorker = Ready | Done | Failed | Report
 
+MessageT = TypeVar("MessageT")
 
-class Pipe(asyncio.Protocol):
+
+class Pipe(asyncio.Protocol, Generic[MessageT]):
     """Frames of messages over a stream socket, coalesced per turn of the loop.
 
     Args:
@@ -89,8 +91,8 @@ class Pipe(asyncio.Protocol):
     def __init__(
         self,
         *,
-        decode: Callable[[bytes], list[msgspec.Struct]],
-        received: Callable[[list[msgspec.Struct]], None],
+        decode: Callable[[bytes], list[MessageT]],
+        received: Callable[[list[MessageT]], None],
         lost: Callable[[], None],
     ) -> None:
         self._decode = decode

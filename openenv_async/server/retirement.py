@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import perf_counter
+from typing import Final
 
 from .. import messages as m
 from ..errors import Executed
@@ -14,6 +15,9 @@ from .hosts import Host
 __all__ = ["Retirement"]
 
 _logger = logging.getLogger("openenv_async.server")
+
+_PATIENCE: Final = 10.0
+"""Seconds that an environment has to close."""
 
 
 class Retirement:
@@ -51,7 +55,7 @@ class Retirement:
     def _close(self) -> None:
         self._closing = True
         self.since = perf_counter()
-        self._submit(self._host, m.Close(0, 0))
+        self._submit(self._host, m.Close(0, 0, _PATIENCE))
 
     def reply(
         self,

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Final
 
+from .. import messages as m
 from ..protocol import Outcome, Request
 from .hosts import Host
 
@@ -144,14 +145,17 @@ class ThreadBackend:
         while results:
             host, request, value, error, started = results.popleft()
             if host.running is not request:
-                continue  # Given up at its deadline: nobody waits any more.
+                # Given up at its deadline: nobody waits any more.
+                if host.stuck and host.unstick():
+                    self.submit(host, m.Close(0, 0))
+                continue
             self._disarm(host)
-            stopping, host.stopping = host.stopping, ""
             if started < 0:
-                host.stopped(stopping, executed="no", outcome=Outcome.UNCHANGED)
-                host.running = None
+                code = host.stopping
+                host.stopped(request, code, executed="no", outcome=Outcome.UNCHANGED)
                 continue
             host.running = None
+            host.stopping = ""
             host.started = 0.0
             if error is not None:
                 host.failed(request, error)
@@ -167,14 +171,12 @@ class ThreadBackend:
         self._timers.pop(host, None)
         if host.running is not request:
             return
+        code = "deadline_exceeded"
         if host.started:
             self._hung.add(host)
-            host.stopped(
-                "deadline_exceeded", executed="unknown", outcome=Outcome.POISONED
-            )
+            host.stopped(request, code, executed="unknown", outcome=Outcome.POISONED)
         else:
-            host.stopped("deadline_exceeded", executed="no", outcome=Outcome.UNCHANGED)
-        host.running = None
+            host.stopped(request, code, executed="no", outcome=Outcome.UNCHANGED)
 
     def cancel(self, host: Host, code: str = "cancelled") -> None:
         """Stop the host's request if it has not begun; a running one goes on.

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 from time import perf_counter, sleep
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import anyio
 import msgspec
@@ -44,7 +44,7 @@ class _PipeSink:
 
     __slots__ = ("_handle", "_pipe", "queue_ns", "since")
 
-    def __init__(self, pipe: Pipe, handle: int) -> None:
+    def __init__(self, pipe: Pipe[ToWorker], handle: int) -> None:
         self.since = 0.0
         self.queue_ns = 0
         self._pipe = pipe
@@ -115,7 +115,7 @@ class _Worker:
         """Serve until the parent is gone."""
         decoder = msgspec.msgpack.Decoder(list[ToWorker])
         self._pipe = Pipe(
-            decode=decoder.decode,  # type: ignore[arg-type]  # a list of structs
+            decode=decoder.decode,
             received=self._received,
             lost=self._lost,
         )
@@ -142,7 +142,7 @@ class _Worker:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    def _received(self, messages: list[msgspec.Struct]) -> None:
+    def _received(self, messages: list[ToWorker]) -> None:
         now = perf_counter()
         for message in messages:
             match message:
@@ -164,6 +164,8 @@ class _Worker:
                         self._inline.submit(host, message)
                     if type(message) is m.Close:
                         del self._hosts[message.handle]
+                case _:
+                    assert_never(message)
 
     def _alone(self) -> bool:
         return len(self._hosts) == 1

@@ -11,7 +11,7 @@ import logging
 import socket
 import sys
 from time import perf_counter
-from typing import Final
+from typing import Final, assert_never
 
 import anyio
 import msgspec
@@ -39,7 +39,7 @@ class _Worker:
 
     def __init__(self, backend: WorkerBackend, number: int) -> None:
         self.number = number
-        self.pipe: Pipe | None = None
+        self.pipe: Pipe[FromWorker] | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.hosts: dict[int, Host] = {}
         self.begun: dict[int, m.Encoding] = {}
@@ -57,7 +57,7 @@ class _Worker:
         spec = self._backend.spec
         decoder = msgspec.msgpack.Decoder(list[FromWorker])
         pipe = self.pipe = Pipe(
-            decode=decoder.decode,  # type: ignore[arg-type]  # a list of structs
+            decode=decoder.decode,
             received=self._received,
             lost=self._lost,
         )
@@ -96,7 +96,7 @@ class _Worker:
         self.handles[host] = handle
         return handle
 
-    def _received(self, messages: list[msgspec.Struct]) -> None:
+    def _received(self, messages: list[FromWorker]) -> None:
         for message in messages:
             match message:
                 case Ready():
@@ -112,6 +112,8 @@ class _Worker:
                     host = self.hosts.get(message.handle)
                     if host is not None and host.running is not None:
                         host.sink.progress(message.fraction, message.message)
+                case _:
+                    assert_never(message)
 
     def _lost(self) -> None:
         self.pipe = None
