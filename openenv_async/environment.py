@@ -54,7 +54,7 @@ Execution = Literal["inline", "thread", "process"]
 """Where an environment runs: on the event loop, in a thread, in a worker process."""
 
 # The plain type, because msgspec builds its instances without calling anything.
-_Fields: Final[type[dict[str, Any]]] = dict
+_fields = cast(Callable[[], dict[str, Any]], dict)
 
 
 @dataclass_transform(
@@ -85,7 +85,7 @@ class Observation(_Record, kw_only=True, omit_defaults=True):
     """The task reached its end: no value follows this observation."""
     truncated: bool = False
     """The episode was cut off: the task would have gone on."""
-    metadata: dict[str, Any] = msgspec.field(default_factory=_Fields)
+    metadata: dict[str, Any] = msgspec.field(default_factory=_fields)
     """Whatever else is worth recording; not meant for the policy."""
 
     @property
@@ -111,7 +111,7 @@ class EnvironmentMetadata(_Record, kw_only=True):
     readme: str = ""
     documentation_url: str = ""
     execution: Execution = "thread"
-    extra: dict[str, Any] = msgspec.field(default_factory=_Fields)
+    extra: dict[str, Any] = msgspec.field(default_factory=_fields)
     """Facts of the environment's own, such as what fences its code."""
 
 

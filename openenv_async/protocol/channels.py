@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .server import ServerProtocol
     from .sessions import Session
 
-__all__ = ["Channel", "Request", "Work"]
+__all__ = ["COUNTED", "Channel", "Request", "Work"]
 
 Request: TypeAlias = m.Reset | m.Step | m.GetState | m.Close
 """What a session executes, one at a time."""
@@ -28,7 +28,7 @@ Work: TypeAlias = tuple["Channel", Request | m.Cancel]
 """What a server machine hands out: execute this on that channel's session."""
 
 _RUNNING: Final = Stage.RUNNING
-_COUNTED: Final = 1024
+COUNTED: Final = 1024
 """Kept replies up to this size are bounded by the number of sessions alone."""
 
 
@@ -39,7 +39,9 @@ class Channel:
         "busy",
         "cancel_ahead",
         "codec",
+        "counted",
         "expires_at",
+        "fast",
         "guest",
         "handle",
         "held",
@@ -78,6 +80,23 @@ class Channel:
         self.held: Request | None = None
         self.live = True
         """Whether the table knows it, so that kept replies count."""
+        self.counted = 0
+        """Size of the kept reply, if it counts against the table's bound."""
+        self.fast: list[bytes] | None = None
+        """Where small replies go while nobody but the owner is concerned."""
+
+    def refresh(self) -> None:
+        """Decide anew whether replies may take the short way (`Session.step_reply`)."""
+        session, protocol = self.session, self.protocol
+        is_plain = (
+            protocol is not None
+            and self.live
+            and not self.guest
+            and session.guest is None
+            and session.watchers is None
+            and protocol.takes_whole(COUNTED)
+        )
+        self.fast = protocol.small if is_plain and protocol is not None else None
 
     # Requests.
 
@@ -209,22 +228,11 @@ class Channel:
         if failure.seq == self.seq + 1 and not self.busy:
             self.seq += 1
             self._forget()
-            self._keep(self.codec.encode(failure))
+            self.answer(self.codec.encode(failure))
         else:
             self.say(failure)
 
     # Replies.
-
-    def answer(self, data: bytes) -> None:
-        """Send the encoded answer to the request in flight, and keep it."""
-        protocol = self.protocol
-        if len(data) <= _COUNTED and protocol is not None and self.live:
-            # The hot path: what `_keep` does, without its calls.
-            self.busy = False
-            self.kept = data
-            protocol.send(data)
-        else:
-            self._keep(data)
 
     def fail(
         self,
@@ -235,7 +243,7 @@ class Channel:
         detail: dict[str, object] | None = None,
     ) -> None:
         """Answer the request in flight with an error and keep the answer."""
-        self._keep(
+        self.answer(
             self.codec.encode(
                 m.failure(
                     self.handle,
@@ -248,20 +256,24 @@ class Channel:
             )
         )
 
-    def _keep(self, data: bytes) -> None:
+    def answer(self, data: bytes) -> None:
+        """Send the encoded answer to the request in flight, and keep it."""
         self.busy = False
-        if self.live:
-            self.kept = data
-            if len(data) > _COUNTED:
-                self.session.table.count_kept(len(data))
+        self._keep(data)
         self.send(data)
 
+    def _keep(self, data: bytes) -> None:
+        if self.live:
+            self.kept = data
+            if len(data) > COUNTED:
+                self.counted = len(data)
+                self.session.table.count_kept(len(data))
+
     def _forget(self) -> None:
-        kept = self.kept
-        if kept is not None:
-            if len(kept) > _COUNTED:
-                self.session.table.count_kept(-len(kept))
-            self.kept = None
+        self.kept = None
+        if self.counted:
+            size, self.counted = self.counted, 0
+            self.session.table.count_kept(-size)
 
     def evict(self) -> None:
         """Drop the kept reply; a resend will be told so."""
@@ -307,14 +319,14 @@ class Channel:
         elif moved and self.kept is not None:
             message: m.ServerMessage = self.codec.from_server.message(self.kept)
             self._forget()
-            self.kept = self.codec.encode(
-                msgspec.structs.replace(message, handle=handle)
+            self._keep(
+                self.codec.encode(msgspec.structs.replace(message, handle=handle))
             )
-            if len(self.kept) > _COUNTED:
-                self.session.table.count_kept(len(self.kept))
         self.handle = handle
+        self.refresh()
 
     def detach(self, expires_at: float | None = None) -> None:
         """Leave the connection; from now on the lease counts."""
         self.protocol = None
+        self.fast = None
         self.expires_at = expires_at

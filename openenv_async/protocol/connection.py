@@ -41,6 +41,8 @@ class Connection:
         self.close_code: int | None = None
         """The WebSocket close code to end with, once the outbox is empty."""
         self._outbox = Outbox(codec, wake)
+        self.small: Final = self._outbox.small
+        self.wake: Final = self._outbox.wake
         self.send: Final[Callable[[bytes], None]] = self._outbox.append
         """Queue an encoded message; raises like `Outbox.append`.
 
@@ -53,6 +55,10 @@ class Connection:
     def say(self, message: m.ClientMessage | m.ServerMessage) -> None:
         """Queue a message."""
         self.send(self.codec.encode(message))
+
+    def takes_whole(self, size: int) -> bool:
+        """Whether the peer accepts messages of a size without chunks."""
+        return self._outbox.takes_whole(size)
 
     def next_frame(self) -> bytes | None:
         """Take the next frame to send, or None if nothing waits."""

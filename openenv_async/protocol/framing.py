@@ -54,9 +54,11 @@ class Outbox:
 
     def __init__(self, codec: Codec, wake: Callable[[], None] | None = None) -> None:
         self.codec = codec
-        self._wake = wake or _nothing
-        self._small: list[bytes] = []
-        self._small_bytes = 0
+        self.wake = wake or _nothing
+        self.small: Final[list[bytes]] = []
+        """Messages that go out whole. Whoever knows that a message is small may append
+        it here, after waking if the list is empty: what `append` does, without a call.
+        """
         self._streams: deque[_Stream] = deque()
         self._next_stream = 1
         self._chunk_next = False
@@ -76,6 +78,10 @@ class Outbox:
         self._piece = room * 3 // 4 if self.codec.is_text else room
         self._target = min(FRAME_TARGET, limits.frame_bytes - _CHUNK_OVERHEAD)
 
+    def takes_whole(self, size: int) -> bool:
+        """Whether messages of a size go out whole."""
+        return size <= self._whole
+
     def append(self, data: bytes) -> None:
         """Queue an encoded message.
 
@@ -84,11 +90,10 @@ class Outbox:
         """
         size = len(data)
         if size <= self._whole:
-            small = self._small
+            small = self.small
             if not small:
-                self._wake()
+                self.wake()
             small.append(data)
-            self._small_bytes += size
             return
         if size > self._peer.message_bytes:
             raise LocalProtocolError(
@@ -97,33 +102,30 @@ class Outbox:
                 code="too_large",
                 detail={"size": size, "limit": self._peer.message_bytes},
             )
-        self._wake()
+        self.wake()
         self._streams.append(_Stream(self._next_stream, data))
         self._next_stream += 1
 
     def __len__(self) -> int:
-        return len(self._small) + len(self._streams)
+        return len(self.small) + len(self._streams)
 
     @property
     def size(self) -> int:
         """Bytes that wait, without framing."""
-        return self._small_bytes + sum(
+        return sum(map(len, self.small)) + sum(
             len(stream.data) - stream.offset for stream in self._streams
         )
 
     def frame(self) -> bytes | None:
         """Take the next frame, or None if nothing waits."""
-        small = self._small
-        if (
-            self._small_bytes <= self._target
-            and len(small) <= FRAME_MESSAGES
-            and not self._streams
-        ):
+        small = self.small
+        if not self._streams:
             if not small:
                 return None
-            self._small = []
-            self._small_bytes = 0
-            return self.codec.frame(small)
+            if len(small) <= FRAME_MESSAGES and sum(map(len, small)) <= self._target:
+                frame = self.codec.frame(small)
+                small.clear()
+                return frame
         # Small messages and chunks take turns, so that neither starves the other.
         self._chunk_next = bool(self._streams) and (self._chunk_next or not small)
         if self._chunk_next:
@@ -134,16 +136,14 @@ class Outbox:
 
     def _take_small(self) -> list[bytes]:
         size = count = 0
-        for data in self._small:
+        for data in self.small:
             # One byte more for the comma between JSON messages.
             size += len(data) + 1
             if count and (size > self._target or count >= FRAME_MESSAGES):
-                size -= len(data) + 1
                 break
             count += 1
-        taken = self._small[:count]
-        del self._small[:count]
-        self._small_bytes -= size - count
+        taken = self.small[:count]
+        del self.small[:count]
         return taken
 
     def _take_chunk(self) -> bytes:
@@ -159,8 +159,7 @@ class Outbox:
 
     def clear(self) -> None:
         """Forget everything: the connection is gone."""
-        self._small = []
-        self._small_bytes = 0
+        self.small.clear()
         self._streams.clear()
 
 

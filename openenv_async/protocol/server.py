@@ -17,12 +17,13 @@ from .connection import Connection, tag_of
 from .framing import Inbox
 from .sessions import Watcher
 from .table import SessionTable
-from .tables import RECEIVES, Phase
+from .tables import RECEIVES, Phase, Stage
 
 __all__ = ["ServerProtocol"]
 
 _KEY: Final = re.compile(r"[0-9a-f]{32,128}")
 """At least 128 bits, so that keys cannot be guessed (section 4.1)."""
+_RUNNING: Final = Stage.RUNNING
 _MAX_HANDLE: Final = 2**53 - 1
 """What every JSON implementation can represent."""
 
@@ -86,6 +87,25 @@ class ServerProtocol(Connection):
                 if ready and type(message) is m.Step:
                     channel = channels.get(message.handle)
                     if channel is not None:
+                        session = channel.session
+                        if (
+                            message.seq == channel.seq + 1
+                            and session.request is None
+                            and session.stage is _RUNNING
+                            and channel.fast is not None
+                            and channel.cancel_ahead != message.seq
+                        ):
+                            # What `accept` does when nothing is special.
+                            channel.seq = message.seq
+                            channel.busy = True
+                            channel.kept = None
+                            if channel.counted:
+                                channel.evict()
+                            session.request = message
+                            session.channel = channel
+                            session.since = now
+                            work.append((channel, message))
+                            continue
                         item = channel.accept(message, now)
                         if item is not None:
                             work.append(item)
@@ -316,6 +336,7 @@ class ServerProtocol(Connection):
         watcher = Watcher(self, session, id=message.id, limit=max(1, message.queue))
         self._watchers[message.id] = watcher
         session.watchers = [*(session.watchers or ()), watcher]
+        session.refresh()
         self.say(m.Watching(message.id, session.row(now)))
 
     def unwatch(self, id: int) -> None:
@@ -328,6 +349,7 @@ class ServerProtocol(Connection):
                 if other is not watcher
             ]
             watcher.session.watchers = rest or None
+            watcher.session.refresh()
 
     def tell(
         self,

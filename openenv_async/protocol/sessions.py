@@ -6,20 +6,20 @@ taken the session over, a second one belongs to the guest.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from .. import messages as m
 from ..errors import Executed
-from .channels import Channel, Request
+from .channels import COUNTED, Channel, Request
 from .tables import OUTCOMES, Outcome, Stage
 
 if TYPE_CHECKING:
     from .server import ServerProtocol
     from .table import SessionTable
 
-__all__ = ["Session", "Watcher"]
+__all__ = ["Observed", "Session", "Watcher"]
 
 
 _RUNNING: Final = Stage.RUNNING
@@ -30,6 +30,22 @@ _KINDS: Final = {
     m.GetState: "state",
     m.Close: "ended",
 }
+
+
+class Observed(Protocol):
+    """What every observation has, whatever else it has."""
+
+    @property
+    def reward(self) -> float | None:
+        """The step's reward."""
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the task reached its end."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the episode was cut off."""
 
 
 class Watcher:
@@ -97,6 +113,44 @@ class Session:
         self.watchers: list[Watcher] | None = None
         self.host: object = None
         """What the server puts here to execute requests; opaque to the protocol."""
+
+    def step_reply(self, observation: Observed, environment_ns: int) -> None:
+        """End a step with a small observation: `reply` by the shortest way.
+
+        Raises:
+            TypeError, ValueError, OverflowError, RecursionError: The observation cannot
+                be encoded; the request is still in flight.
+        """
+        channel = self.channel
+        assert channel is not None
+        data = channel.codec.encode(
+            m.Reply(
+                channel.handle, channel.seq, observation, self.queue_ns, environment_ns
+            )
+        )
+        small = channel.fast
+        done = observation.terminated or observation.truncated
+        reward = observation.reward
+        if small is None or len(data) > COUNTED:
+            self.reply(
+                m.raw(channel.codec.encode(observation)),
+                done=done,
+                reward=reward,
+                environment_ns=environment_ns,
+            )
+            return
+        self.request = None
+        self.step += 1
+        if done:
+            self.stage = _DONE
+        if reward:
+            self.reward = (self.reward or 0.0) + reward
+        channel.kept = data
+        channel.busy = False
+        if not small:
+            assert channel.protocol is not None
+            channel.protocol.wake()
+        small.append(data)
 
     def reply(
         self,
@@ -218,6 +272,11 @@ class Session:
         if self.stage in (Stage.RUNNING, Stage.DONE):
             self.stage = OUTCOMES[Outcome.BROKEN][self.stage]
             self.broken = reason
+
+    def refresh(self) -> None:
+        """Watchers or a guest came or went: replies may have to take another way."""
+        for channel in self.channels():
+            channel.refresh()
 
     def progress(self, fraction: float | None, message: str) -> None:
         """Report on the request in flight; lost if nobody is connected."""

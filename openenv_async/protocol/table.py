@@ -218,6 +218,7 @@ class SessionTable:
         self._detached.discard(channel)
         channel.evict()
         channel.live = False
+        channel.fast = None
 
     def withdraw(self, protocol: ServerProtocol, handle: int) -> None:
         """Drop an `open` that waits for capacity: its client gave it up."""
@@ -275,6 +276,16 @@ class SessionTable:
                 still.append(waiting)
         self._waiting = still
         self._vacant = False
+
+    @property
+    def vacant(self) -> bool:
+        """Whether there is room now for somebody who waits for it."""
+        return self._vacant
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for room."""
+        return len(self._waiting)
 
     def next_tick(self) -> float | None:
         """When `tick` has something to do; 0.0 for at once, None for never."""
@@ -337,6 +348,7 @@ class SessionTable:
             guest=True,
         )
         session.guest = guest
+        session.refresh()
         self.by_key[guest.key] = guest
         self._attach(guest, protocol, message.handle, resumed=False)
 
@@ -347,6 +359,7 @@ class SessionTable:
         """
         session = guest.session
         session.guest = None
+        session.refresh()
         self._forget(guest)
         if guest.protocol is not None:
             guest.protocol.drop(guest, "session_closed", "handed back")

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -104,6 +105,9 @@ class ServerCore:
         self._decoders: dict[tuple[str, str], Callable[[Any], Any]] = {}
         self._lag = LagMonitor(self._inline)
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.TimerHandle | None = None
+        self._waiting = 0
+        """How many waited for capacity at the last look."""
         self._retiring: set[Session] = set()
         self._calm: asyncio.Event | None = None
         self._closed = False
@@ -177,8 +181,11 @@ class ServerCore:
                 else:
                     self._execute(item)
         table = self.table
-        if table.next_tick() == 0.0:
+        if table.vacant:
             self._tick_table(now)
+        if table.waiting != self._waiting:
+            self._waiting = table.waiting
+            self._schedule()
 
     def _execute(self, work: Work) -> None:
         channel, request = work
@@ -250,8 +257,10 @@ class ServerCore:
 
     def _report(self, host: Host, fraction: float | None, message: str) -> None:
         loop = self._lag.loop
-        if loop is not None:
-            # From whatever thread the environment runs in.
+        if threading.get_ident() == self._lag.loop_thread:
+            # Now, or the reply of a step that does not suspend would overtake it.
+            self._report_on_loop(host, fraction, message)
+        elif loop is not None:
             loop.call_soon_threadsafe(self._report_on_loop, host, fraction, message)
 
     def _report_on_loop(self, host: Host, fraction: float | None, message: str) -> None:
@@ -271,10 +280,14 @@ class ServerCore:
         due = self.table.next_tick()
         if due is None or self._closed:
             return
-        delay = due - perf_counter()
+        delay = max(0.0, due - perf_counter())
         if delay < _TICK:
             loop = asyncio.get_running_loop()
-            loop.call_later(max(0.0, delay), self._tick_table_now)
+            if self._soon is not None:
+                if self._soon.when() <= loop.time() + delay:
+                    return
+                self._soon.cancel()
+            self._soon = loop.call_later(delay, self._tick_table_now)
 
     def _tick(self) -> None:
         now = perf_counter()
@@ -287,6 +300,7 @@ class ServerCore:
         self._timer = asyncio.get_running_loop().call_later(interval, self._tick)
 
     def _tick_table_now(self) -> None:
+        self._soon = None
         if not self._closed:
             self._tick_table(perf_counter())
             self._schedule()
@@ -316,7 +330,7 @@ class ServerCore:
         def done() -> None:
             self._retiring.discard(session)
             self.table.remove(session, code)
-            if self.table.next_tick() == 0.0 and not self._closed:
+            if self.table.vacant and not self._closed:
                 self._tick_table(perf_counter())
             if not self._retiring and self._calm is not None:
                 self._calm.set()
@@ -378,9 +392,10 @@ class ServerCore:
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._soon = None
         self._inline.close()
         self._threads.close()
         for backend in self._workers.values():

@@ -175,7 +175,7 @@ class Host:
         if self.report is not None:
             report = self.report
             environment._report = lambda fraction, message: report(  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 (the base class keeps it for us)
-                self, fraction, message
+                self, None if fraction is None else float(fraction), _clean(message)
             )
         self.environment = environment
         return environment
@@ -187,9 +187,14 @@ class Host:
             options = self.codec.generic(payload)  # type: ignore[arg-type]  # Raw is a buffer
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise invalid(f"expected a map of options: {error}") from error
-        if options is not None and not isinstance(options, dict):
+        if options is None:
+            return None
+        if not isinstance(options, dict):
             raise invalid(f"expected a map of options, got {type(options).__name__}")
-        return cast(dict[str, Any] | None, options)
+        for key in cast(dict[object, object], options):
+            if not isinstance(key, str):
+                raise invalid(f"expected options with text as keys, got {key!r}")
+        return cast(dict[str, Any], options)
 
     def finish(self, request: Request, value: object, started: float) -> float:
         """Answer with a result; returns the time at which the environment had it."""

@@ -16,7 +16,7 @@ import types
 from collections import deque
 from collections.abc import Coroutine, Generator
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from .. import messages as m
 from .._aio import Tasks
@@ -25,7 +25,7 @@ from .hosts import Host
 
 __all__ = ["InlineBackend"]
 
-_Coroutine: Final[type[Coroutine[Any, Any, Any]]] = types.CoroutineType
+_Coroutine: Final = cast(type[Coroutine[Any, Any, Any]], types.CoroutineType)
 _SLICE: Final = 0.005
 """Seconds after which a runner lets the loop breathe."""
 _BURST: Final = 256
@@ -190,7 +190,7 @@ class InlineBackend:
                 elif inspect.isawaitable(value):
                     await self._suspended(host, request, _wrap(value), None, started)
                     return True
-            except BaseException as error:  # noqa: BLE001 (whatever it raises is its answer)
+            except BaseException as error:  # whatever it raises is its answer
                 self.current = None
                 if self._closed and isinstance(error, asyncio.CancelledError):
                     raise
@@ -247,7 +247,7 @@ class InlineBackend:
         value: object = None
         try:
             value = await _Continuation(self, host, coroutine, yielded)
-        except BaseException as raised:  # noqa: BLE001 (whatever it raises is its answer)
+        except BaseException as raised:  # whatever it raises is its answer
             if self._closed:
                 raise
             error = raised

@@ -31,6 +31,7 @@ class LagMonitor:
 
     def __init__(self, backend: InlineBackend) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop_thread = 0
         self.lag = 0.0
         """Seconds by which the loop was late at its last sign of life."""
         self.blocked = 0
@@ -39,7 +40,6 @@ class LagMonitor:
         """Label of the session that blocked it last."""
         self._backend = backend
         self._beat = 0.0
-        self._loop_thread = 0
         self._handle: asyncio.TimerHandle | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -47,7 +47,7 @@ class LagMonitor:
     def start(self) -> None:
         """Begin to watch the running loop."""
         self.loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
+        self.loop_thread = threading.get_ident()
         self._beat = perf_counter()
         self._handle = self.loop.call_later(_INTERVAL, self._sign_of_life)
         self._thread = threading.Thread(
@@ -72,7 +72,7 @@ class LagMonitor:
             reported = beat
             self.blocked += 1
             host = self._backend.current
-            frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 (the documented way to another thread's stack)
+            frame = sys._current_frames().get(self.loop_thread)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 (the documented way to another thread's stack)
             stack = "".join(traceback.format_stack(frame)[-6:]) if frame else ""
             if host is None:
                 _logger.warning(

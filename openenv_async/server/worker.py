@@ -106,6 +106,7 @@ class _Worker:
         self._threads = ThreadBackend()
         self._hosts: dict[int, Host] = {}
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._ended = self._loop.create_future()
         self._blocking = {
             method for method in METHODS.values() if method not in spec.async_methods
@@ -189,7 +190,11 @@ class _Worker:
         )
 
     def _report(self, host: Host, fraction: float | None, message: str) -> None:
-        self._loop.call_soon_threadsafe(host.sink.progress, fraction, message)
+        if threading.get_ident() == self._thread:
+            # Now, or the reply of a step that does not suspend would overtake it.
+            host.sink.progress(fraction, message)
+        else:
+            self._loop.call_soon_threadsafe(host.sink.progress, fraction, message)
 
 
 def _watch_parent(parent: int) -> None:
