@@ -126,7 +126,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         found = type_arguments(cls, EnvClient)
-        if found is not None:
+        if found is not None and "payloads" not in cls.__dict__:
             cls.payloads = Payloads.of(*found)
 
     @classmethod

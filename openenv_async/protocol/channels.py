@@ -135,7 +135,7 @@ class Channel:
             return None
         session.request = request
         session.channel = self
-        session.since = now
+        session.since_ns = int(now * 1e9)
         return self, request
 
     def _is_its_turn(self, request: Request) -> bool:

@@ -78,6 +78,7 @@ class ServerProtocol(Connection):
         """
         work: list[Work] = []
         self._heard = now
+        since_ns = int(now * 1e9)
         try:
             messages = self._inbox.messages(frame)
             channels = self._channels
@@ -103,7 +104,7 @@ class ServerProtocol(Connection):
                                 channel.evict()
                             session.request = message
                             session.channel = channel
-                            session.since = now
+                            session.since_ns = since_ns
                             work.append((channel, message))
                             continue
                         item = channel.accept(message, now)

@@ -80,7 +80,7 @@ class Session:
         "queue_ns",
         "request",
         "reward",
-        "since",
+        "since_ns",
         "stage",
         "step",
         "table",
@@ -102,8 +102,8 @@ class Session:
         self.channel: Channel | None = None
         """The channel whose request is in flight."""
         self.request: Request | None = None
-        self.since = now
-        """When the request in flight arrived."""
+        self.since_ns = int(now * 1e9)
+        """When the request in flight arrived, in nanoseconds."""
         self.queue_ns = 0
         """Time the request in flight spent before the environment got it."""
         self.created = now
@@ -263,7 +263,7 @@ class Session:
         # It was accepted when it came; now it takes its place again.
         channel.seq -= 1
         channel.busy = False
-        work = channel.accept(request, self.since)
+        work = channel.accept(request, self.since_ns / 1e9)
         if work is not None:
             self.table.release(work)
 
@@ -296,7 +296,7 @@ class Session:
             step=self.step,
             reward=self.reward,
             age=now - self.created,
-            busy=None if self.request is None else now - self.since,
+            busy=None if self.request is None else now - self.since_ns / 1e9,
             attached=owner is not None and owner.protocol is not None,
             taken_over=self.guest is not None,
         )

@@ -95,7 +95,7 @@ class ServerCore:
         self._token = token
         self._tracebacks = tracebacks
         self._inline = InlineBackend(self.tasks)
-        self._threads = ThreadBackend(threads=threads)
+        self._threads = ThreadBackend(threads=threads, adopt=self._inline.adopt)
         self._workers: dict[str, WorkerBackend] = {}
         for spec in specs:
             if spec.execution == "process":
@@ -224,7 +224,9 @@ class ServerCore:
             self._workers[host.spec.name].cancel(host)
         elif host.running is not None:
             if host.spec.execution == "inline" or (
-                METHODS[type(host.running)] in host.spec.async_methods
+                # An awaitable that a plain method returned, or an async method.
+                host.task is not None
+                or METHODS[type(host.running)] in host.spec.async_methods
             ):
                 self._inline.cancel(host)
             else:

@@ -11,7 +11,7 @@ import contextvars
 import logging
 import traceback
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter_ns
 from typing import Any, Final, Protocol, cast
 
 import msgspec
@@ -21,7 +21,7 @@ from ..environment import AnyEnvironment, EnvironmentSpec, Observation
 from ..errors import Executed, OpenEnvError
 from ..protocol import Outcome, Request
 
-__all__ = ["METHODS", "Host", "Sink", "describe", "invalid"]
+__all__ = ["METHODS", "Host", "Sink", "describe", "invalid", "waited"]
 
 METHODS: Final[dict[type, str]] = {
     m.Reset: "reset",
@@ -41,8 +41,8 @@ _logger = logging.getLogger("openenv_async.server")
 class Sink(Protocol):
     """Where a host's answers go."""
 
-    since: float
-    """When the request in flight arrived, on the clock of `perf_counter`."""
+    since_ns: int
+    """When the request in flight arrived, on the clock of `perf_counter_ns`."""
     queue_ns: int
 
     def reply(
@@ -55,6 +55,9 @@ class Sink(Protocol):
         encode_ns: int = 0,
     ) -> None:
         """End the request in flight with a payload."""
+
+    def step_reply(self, observation: Any, environment_ns: int) -> None:
+        """End a step with a small observation, as `reply` does, but faster."""
 
     def fail(
         self,
@@ -90,7 +93,6 @@ class Host:
         "decode_action",
         "environment",
         "inline",
-        "is_async_step",
         "label",
         "plain_type",
         "report",
@@ -98,7 +100,8 @@ class Host:
         "separate",
         "sink",
         "spec",
-        "started",
+        "started_ns",
+        "step",
         "stopping",
         "stuck",
         "task",
@@ -123,7 +126,8 @@ class Host:
         self.decode_action = decode_action
         self.label = label
         self.tracebacks = tracebacks
-        self.is_async_step = "step" in spec.async_methods
+        self.step: Callable[[Any], Any] | None = None
+        """The environment's `step`, once it is built, if that is async."""
         self.inline = False
         """Whether every request runs on the event loop."""
         self.report = report
@@ -135,7 +139,8 @@ class Host:
         # context variable does not show in another's.
         self.context = contextvars.copy_context()
         self.running: Request | None = None
-        self.started = 0.0
+        self.started_ns = 0
+        """When a thread began the running request; 0 before."""
         self.stopping = ""
         """Code to end the running request with: a cancellation or a deadline."""
         self.stuck = False
@@ -152,12 +157,7 @@ class Host:
         """
         environment = self.environment
         if type(request) is m.Step and environment is not None:
-            try:
-                action = self.decode_action(request.action)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                problem = f"expected an action of {self.spec.name!r}: {error}"
-                raise invalid(problem) from error
-            return environment.step(action)
+            return environment.step(self._action(request))
         if type(request) is m.Close:
             return None if environment is None else environment.close()
         if environment is None:
@@ -170,6 +170,29 @@ class Host:
             )
         return environment.state()
 
+    def begin_step(self, request: m.Step) -> Any:
+        """`begin` for a step of an environment that is built and steps async."""
+        assert self.step is not None
+        # Calling a coroutine function runs nothing of it yet.
+        return self.step(self._action(request))
+
+    def _action(self, request: m.Step) -> Any:
+        try:
+            return self.decode_action(request.action)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            problem = f"expected an action of {self.spec.name!r}: {error}"
+            raise invalid(problem) from error
+
+    def finish_step(self, value: Any, started_ns: int) -> int:
+        """`finish` for a step with a small observation of the usual type."""
+        ended_ns = perf_counter_ns()
+        try:
+            self.sink.step_reply(value, ended_ns - started_ns)
+        except Exception as error:  # noqa: BLE001 (its values may raise anything)
+            problem = f"got one that cannot be encoded: {_text_of(error)}"
+            self._fail_value(m.Step, problem)
+        return ended_ns
+
     def _build(self) -> AnyEnvironment:
         environment = self.spec.factory()
         if self.report is not None:
@@ -178,6 +201,8 @@ class Host:
                 self, None if fraction is None else float(fraction), _clean(message)
             )
         self.environment = environment
+        if "step" in self.spec.async_methods:
+            self.step = environment.step
         return environment
 
     def _options(self, payload: m.Payload) -> dict[str, Any] | None:
@@ -196,25 +221,16 @@ class Host:
                 raise invalid(f"expected options with text as keys, got {key!r}")
         return cast(dict[str, Any], options)
 
-    def finish(self, request: Request, value: object, started: float) -> float:
+    def finish(self, request: Request, value: object, started_ns: int) -> int:
         """Answer with a result; returns the time at which the environment had it."""
-        ended = perf_counter()
+        ended_ns = perf_counter_ns()
         kind = type(request)
-        environment_ns = int((ended - started) * 1e9)
+        environment_ns = ended_ns - started_ns
         try:
-            if kind is m.Step and type(value) is self.plain_type:
-                # The hot path: one encoder call for message and observation.
-                observation: Observation = value  # type: ignore[assignment]  # by its type
-                self.sink.reply(
-                    observation,
-                    done=observation.terminated or observation.truncated,
-                    reward=observation.reward,
-                    environment_ns=environment_ns,
-                )
-            elif kind is m.GetState:
+            if kind is m.GetState:
                 self._answer(value, environment_ns)
             elif kind is m.Close:
-                self.environment = None
+                self.environment = self.step = None
                 self.sink.reply(None, environment_ns=environment_ns)
             elif not isinstance(value, Observation):
                 expected = self.spec.observation_type
@@ -229,13 +245,13 @@ class Host:
         except Exception as error:  # noqa: BLE001 (its values may raise anything)
             problem = f"got one that cannot be encoded: {_text_of(error)}"
             self._fail_value(kind, problem)
-        return ended
+        return ended_ns
 
     def _answer(self, value: object, environment_ns: int) -> int:
         """Answer with a payload that is encoded, and measured, by itself."""
-        before = perf_counter()
+        before = perf_counter_ns()
         payload = self.codec.encode(value)
-        encode_ns = int((perf_counter() - before) * 1e9)
+        encode_ns = perf_counter_ns() - before
         done, reward = False, None
         if isinstance(value, Observation):
             done, reward = value.done, value.reward
@@ -277,7 +293,7 @@ class Host:
             detail=detail,
         )
         if kind is m.Close:
-            self.environment = None
+            self.environment = self.step = None
 
     def _sendable(self, detail: dict[str, object]) -> dict[str, object]:
         """What an environment put into an error, if it can travel."""
@@ -325,7 +341,7 @@ class _Nobody:
     """Takes the answers of a session that is gone."""
 
     def __init__(self, label: str) -> None:
-        self.since = perf_counter()
+        self.since_ns = perf_counter_ns()
         self.queue_ns = 0
         self._label = label
 
@@ -339,6 +355,9 @@ class _Nobody:
         encode_ns: int = 0,
     ) -> None:
         """Its environment is closed at last."""
+
+    def step_reply(self, observation: Any, environment_ns: int) -> None:
+        """Never called: steps come to an end before their session is gone."""
 
     def fail(
         self,
@@ -354,6 +373,11 @@ class _Nobody:
 
     def progress(self, fraction: float | None, message: str) -> None:
         """Nobody is there to be told."""
+
+
+def waited(host: Host) -> float:
+    """Seconds since the host's running request arrived."""
+    return (perf_counter_ns() - host.sink.since_ns) / 1e9
 
 
 def invalid(message: str) -> OpenEnvError:

@@ -14,20 +14,20 @@ import asyncio
 import inspect
 import types
 from collections import deque
-from collections.abc import Coroutine, Generator
-from time import perf_counter
+from collections.abc import Callable, Coroutine, Generator
+from time import perf_counter_ns
 from typing import Any, Final, cast
 
 from .. import messages as m
 from .._aio import Tasks
 from ..protocol import Outcome, Request
-from .hosts import Host
+from .hosts import Host, waited
 
 __all__ = ["InlineBackend"]
 
 _Coroutine: Final = cast(type[Coroutine[Any, Any, Any]], types.CoroutineType)
-_SLICE: Final = 0.005
-"""Seconds after which a runner lets the loop breathe."""
+_SLICE_NS: Final = 5_000_000
+"""Nanoseconds after which a runner lets the loop breathe."""
 _BURST: Final = 256
 """Requests after which a runner lets the answers be sent."""
 _IDLE_RUNNERS: Final = 1024
@@ -157,11 +157,15 @@ class InlineBackend:
                 _uncancel()
 
     async def _work_off(  # noqa: C901 (one loop, because each call costs a step)
-        self,
+        self, suspending: Callable[[], None] | None = None
     ) -> bool:
-        """Run what is ready; returns early, with True, after a suspension."""
+        """Run what is ready; returns early, with True, after a suspension.
+
+        Args:
+            suspending: Called before this task stays with a coroutine that suspended.
+        """
         ready = self._ready
-        slice_end = perf_counter() + _SLICE
+        slice_end = perf_counter_ns() + _SLICE_NS
         left = _BURST
         while ready:
             host, request = ready.popleft()
@@ -170,13 +174,12 @@ class InlineBackend:
                 if host.running is None:
                     continue
             sink = host.sink
-            started = perf_counter()
-            sink.queue_ns = int((started - sink.since) * 1e9)
+            started_ns = perf_counter_ns()
+            sink.queue_ns = started_ns - sink.since_ns
             self.current = host
             try:
-                if host.is_async_step and type(request) is m.Step:
-                    # Calling a coroutine function runs nothing of it yet.
-                    value = host.begin(request)
+                if type(request) is m.Step and host.step is not None:
+                    value = host.begin_step(request)
                 else:
                     value = host.context.run(host.begin, request)
                 if type(value) is _Coroutine:
@@ -185,10 +188,17 @@ class InlineBackend:
                     except StopIteration as stop:
                         value = stop.value
                     else:
-                        await self._suspended(host, request, value, yielded, started)
+                        coroutine = value
+                        if suspending is not None:
+                            suspending()
+                        await self._suspended(
+                            host, request, coroutine, yielded, started_ns
+                        )
                         return True
                 elif inspect.isawaitable(value):
-                    await self._suspended(host, request, _wrap(value), None, started)
+                    if suspending is not None:
+                        suspending()
+                    await self._suspended(host, request, _wrap(value), None, started_ns)
                     return True
             except BaseException as error:  # whatever it raises is its answer
                 self.current = None
@@ -198,14 +208,17 @@ class InlineBackend:
                 host.failed(request, error)
                 continue
             host.running = None
-            ended = host.finish(request, value, started)
+            if type(value) is host.plain_type and type(request) is m.Step:
+                ended_ns = host.finish_step(value, started_ns)
+            else:
+                ended_ns = host.finish(request, value, started_ns)
             left -= 1
-            if not left or ended > slice_end:
+            if not left or ended_ns > slice_end:
                 # The senders were woken by the first answer: now they run, and the
                 # clients work on what they get while this runner goes on.
                 self.current = None
                 await asyncio.sleep(0)
-                slice_end = perf_counter() + _SLICE
+                slice_end = perf_counter_ns() + _SLICE_NS
                 left = _BURST
         self.current = None
         return False
@@ -215,30 +228,47 @@ class InlineBackend:
         code = host.stopping
         if not code:
             assert request.timeout is not None
-            if perf_counter() - host.sink.since <= request.timeout:
+            if waited(host) <= request.timeout:
                 return
             code = "deadline_exceeded"
         host.stopped(request, code, executed="no", outcome=Outcome.UNCHANGED)
 
-    async def _suspended(  # noqa: C901 (one place for every way to end)
+    async def _suspended(
         self,
         host: Host,
         request: Request,
         coroutine: Coroutine[Any, Any, Any],
         yielded: object,
-        started: float,
+        started_ns: int,
     ) -> None:
         """Stay with a coroutine that suspended; others are taken over meanwhile."""
         self.current = None
         self._draining = False
         if self._ready:
             self._wake()
+        await self._stay(host, request, coroutine, yielded, started_ns)
+
+    def adopt(
+        self, host: Host, request: Request, awaitable: Any, started_ns: int
+    ) -> None:
+        """Await what a plain method returned in a thread, and answer with that."""
+        work = self._stay(host, request, _wrap(awaitable), None, started_ns)
+        self._tasks.spawn(work, "openenv-async-adopted")
+
+    async def _stay(
+        self,
+        host: Host,
+        request: Request,
+        coroutine: Coroutine[Any, Any, Any],
+        yielded: object,
+        started_ns: int,
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
         host.task = task
         timer = None
         if request.timeout is not None:
-            remaining = request.timeout - (perf_counter() - host.sink.since)
+            remaining = request.timeout - waited(host)
             loop = asyncio.get_running_loop()
             timer = loop.call_later(
                 max(0.0, remaining), self.cancel, host, "deadline_exceeded"
@@ -266,7 +296,7 @@ class InlineBackend:
         elif error is None:
             host.running = None
             host.stopping = ""
-            host.finish(request, value, started)
+            host.finish(request, value, started_ns)
         elif host.stopping and isinstance(error, asyncio.CancelledError):
             code = host.stopping
             host.stopped(request, code, executed="unknown", outcome=Outcome.BROKEN)

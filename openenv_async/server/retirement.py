@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter_ns
 from typing import Final
 
 from .. import messages as m
@@ -39,7 +39,7 @@ class Retirement:
         submit: Callable[[Host, m.Close], None],
         done: Callable[[], None],
     ) -> None:
-        self.since = perf_counter()
+        self.since_ns = perf_counter_ns()
         self.queue_ns = 0
         self._host = host
         self._submit = submit
@@ -49,12 +49,13 @@ class Retirement:
     def start(self) -> None:
         """Close the environment as soon as nothing runs in it."""
         self._host.sink = self
+        self._host.plain_type = None
         if self._host.running is None:
             self._close()
 
     def _close(self) -> None:
         self._closing = True
-        self.since = perf_counter()
+        self.since_ns = perf_counter_ns()
         self._submit(self._host, m.Close(0, 0, _PATIENCE))
 
     def reply(
@@ -67,6 +68,10 @@ class Retirement:
         encode_ns: int = 0,
     ) -> None:
         """What was in flight has ended, or the environment is closed."""
+        self._next()
+
+    def step_reply(self, observation: object, environment_ns: int) -> None:
+        """What was in flight has ended."""
         self._next()
 
     def fail(

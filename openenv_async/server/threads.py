@@ -8,16 +8,18 @@ work waits and nothing moves, so that slow steps do not hold up fast ones.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import Final
 
 from .. import messages as m
 from ..protocol import Outcome, Request
-from .hosts import Host
+from .hosts import Host, waited
 
 __all__ = ["ThreadBackend"]
 
@@ -27,7 +29,7 @@ _STALL: Final = 0.005
 """Seconds without progress after which the pool grows."""
 
 _Job = tuple[Host, Request]
-_Result = tuple[Host, Request, object, BaseException | None, float]
+_Result = tuple[Host, Request, object, BaseException | None, int]
 
 
 class ThreadBackend:
@@ -35,10 +37,17 @@ class ThreadBackend:
 
     Args:
         threads: Most threads at a time; threads that hang do not count.
+        adopt: Awaits, on the loop, what a plain method returned that is awaitable.
     """
 
-    def __init__(self, *, threads: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int = 256,
+        adopt: Callable[[Host, Request, object, int], None],
+    ) -> None:
         self._most = threads
+        self._adopt = adopt
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._results: deque[_Result] = deque()
         self._threads: set[threading.Thread] = set()
@@ -59,7 +68,7 @@ class ThreadBackend:
             loop = self._loop = asyncio.get_running_loop()
         host.running = request
         if request.timeout is not None:
-            remaining = request.timeout - (perf_counter() - host.sink.since)
+            remaining = request.timeout - waited(host)
             self._timers[host] = loop.call_later(
                 max(0.0, remaining), self._expire, host, request
             )
@@ -106,18 +115,18 @@ class ThreadBackend:
             if host.running is not request:
                 continue
             if host.stopping:
-                self._deliver((host, request, None, None, -1.0))
+                self._deliver((host, request, None, None, -1))
                 continue
-            started = perf_counter()
-            host.started = started
-            host.sink.queue_ns = int((started - host.sink.since) * 1e9)
+            started_ns = perf_counter_ns()
+            host.started_ns = started_ns
+            host.sink.queue_ns = started_ns - host.sink.since_ns
             error: BaseException | None = None
             value: object = None
             try:
                 value = host.context.run(host.begin, request)
             except BaseException as raised:  # noqa: BLE001 (whatever it is, it is the answer)
                 error = raised
-            self._deliver((host, request, value, error, started))
+            self._deliver((host, request, value, error, started_ns))
             if host in self._hung:
                 # Its place in the pool was given to another thread.
                 self._hung.discard(host)
@@ -143,24 +152,27 @@ class ThreadBackend:
             self._notified = False
         results = self._results
         while results:
-            host, request, value, error, started = results.popleft()
+            host, request, value, error, started_ns = results.popleft()
             if host.running is not request:
                 # Given up at its deadline: nobody waits any more.
                 if host.stuck and host.unstick():
                     self.submit(host, m.Close(0, 0))
                 continue
             self._disarm(host)
-            if started < 0:
+            if started_ns < 0:
                 code = host.stopping
                 host.stopped(request, code, executed="no", outcome=Outcome.UNCHANGED)
                 continue
             host.running = None
             host.stopping = ""
-            host.started = 0.0
+            host.started_ns = 0
             if error is not None:
                 host.failed(request, error)
+            elif type(value) is not host.plain_type and inspect.isawaitable(value):
+                host.running = request
+                self._adopt(host, request, value, started_ns)
             else:
-                host.finish(request, value, started)
+                host.finish(request, value, started_ns)
 
     def _disarm(self, host: Host) -> None:
         timer = self._timers.pop(host, None)
@@ -172,7 +184,7 @@ class ThreadBackend:
         if host.running is not request:
             return
         code = "deadline_exceeded"
-        if host.started:
+        if host.started_ns:
             self._hung.add(host)
             host.stopped(request, code, executed="unknown", outcome=Outcome.POISONED)
         else:
@@ -184,7 +196,7 @@ class ThreadBackend:
         A thread cannot be stopped: the request that it runs is answered when it ends,
         as executed.
         """
-        if host.running is not None and not host.started:
+        if host.running is not None and not host.started_ns:
             host.stopping = code
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import threading
-from time import perf_counter, sleep
+from time import perf_counter_ns, sleep
 from typing import Any, Final, assert_never
 
 import anyio
@@ -42,10 +42,10 @@ _CLOSE_PATIENCE: Final = 5.0
 class _PipeSink:
     """Sends a host's answers to the parent."""
 
-    __slots__ = ("_handle", "_pipe", "queue_ns", "since")
+    __slots__ = ("_handle", "_pipe", "queue_ns", "since_ns")
 
     def __init__(self, pipe: Pipe[ToWorker], handle: int) -> None:
-        self.since = 0.0
+        self.since_ns = 0
         self.queue_ns = 0
         self._pipe = pipe
         self._handle = handle
@@ -70,6 +70,10 @@ class _PipeSink:
                 encode_ns,
             )
         )
+
+    def step_reply(self, observation: object, environment_ns: int) -> None:
+        """The short way is closed here: hosts of this sink take `reply`."""
+        raise AssertionError
 
     def fail(
         self,
@@ -103,7 +107,7 @@ class _Worker:
         self._tracebacks = tracebacks
         self._tasks = Tasks()
         self._inline = InlineBackend(self._tasks)
-        self._threads = ThreadBackend()
+        self._threads = ThreadBackend(adopt=self._inline.adopt)
         self._hosts: dict[int, Host] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -129,7 +133,7 @@ class _Worker:
     async def _close(self, host: Host) -> None:
         """The parent is gone and can ask for nothing: close what it left."""
         environment = host.environment
-        if environment is None or host.started:
+        if environment is None or host.started_ns:
             return
         with anyio.move_on_after(_CLOSE_PATIENCE):
             try:
@@ -144,7 +148,7 @@ class _Worker:
             self._ended.set_result(None)
 
     def _received(self, messages: list[ToWorker]) -> None:
-        now = perf_counter()
+        now = perf_counter_ns()
         for message in messages:
             match message:
                 case Begin():
@@ -154,7 +158,7 @@ class _Worker:
                     self._inline.cancel(host)
                 case m.Reset() | m.Step() | m.GetState() | m.Close():
                     host = self._hosts[message.handle]
-                    host.sink.since = now
+                    host.sink.since_ns = now
                     # One thread would do as well as the loop for a single session,
                     # but a blocking step must not hold up this worker's others.
                     if METHODS[type(message)] in self._blocking and self._alone():

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import socket
 import sys
-from time import perf_counter
 from typing import Final, assert_never
 
 import anyio
@@ -21,7 +20,7 @@ from .._aio import Tasks
 from ..environment import EnvironmentSpec
 from ..errors import LocalProtocolError
 from ..protocol import Outcome, Request, Session
-from .hosts import Host
+from .hosts import Host, waited
 from .pipe import Begin, Done, Failed, FromWorker, Pipe, Ready, Report
 
 __all__ = ["WorkerBackend"]
@@ -172,7 +171,7 @@ class WorkerBackend:
             worker.send(Begin(handle, encoding, host.label))
         host.running = request
         if request.timeout is not None:
-            remaining = request.timeout - (perf_counter() - host.sink.since)
+            remaining = request.timeout - waited(host)
             self._timers[host] = asyncio.get_running_loop().call_later(
                 max(0.0, remaining), self._expire, host, request
             )
