@@ -4,14 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import anyio
 
-__all__ = ["Tasks", "shielded"]
+__all__ = ["Resumed", "Tasks", "shielded"]
 
 _logger = logging.getLogger("openenv_async")
+
+
+def _plainly(function: Callable[[Any], object], argument: object) -> object:
+    return function(argument)
+
+
+class Resumed:
+    """The rest of a coroutine that was started by hand, as an awaitable.
+
+    Args:
+        coroutine: What was started with `send(None)`, and yielded.
+        yielded: What it yielded.
+        call: Calls a function with an argument: its `send` or its `throw`.
+    """
+
+    __slots__ = ("_call", "_coroutine", "_yielded")
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        yielded: object,
+        call: Callable[[Callable[[Any], object], object], object] = _plainly,
+    ) -> None:
+        self._coroutine = coroutine
+        self._yielded = yielded
+        self._call = call
+
+    def __await__(self) -> Generator[object, Any, Any]:
+        call, coroutine, yielded = self._call, self._coroutine, self._yielded
+        while True:
+            try:
+                try:
+                    value = yield yielded
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except BaseException as error:  # noqa: BLE001 (thrown on into the coroutine)
+                    yielded = call(coroutine.throw, error)
+                else:
+                    yielded = call(coroutine.send, value)
+            except StopIteration as stop:
+                return stop.value
 
 
 class Tasks:

@@ -279,6 +279,7 @@ class _WebSocketEndpoint:
             CODECS[chosen],
             authorized=scope.get("openenv_async.authorized", True),
             send=send,
+            receive=receive,
             abort=scope.get("extensions", {}).get(ABORT),
         )
-        await link.serve(receive)
+        await link.serve()

@@ -90,11 +90,12 @@ class ServerCore:
             wake=self._released,
         )
         self.links: set[Link] = set()
+        self._marked: set[Link] = set()
         self.tasks = Tasks()
         self.statistics = ServerStatistics()
         self._token = token
         self._tracebacks = tracebacks
-        self._inline = InlineBackend(self.tasks)
+        self._inline = InlineBackend(self.tasks, self.flush)
         self._threads = ThreadBackend(threads=threads, adopt=self._inline.adopt)
         self._workers: dict[str, WorkerBackend] = {}
         for spec in specs:
@@ -152,18 +153,32 @@ class ServerCore:
         link.protocol.connection_lost(perf_counter())
         self._schedule()
 
+    def mark(self, link: Link) -> None:
+        """Something waits on a connection: send it after this turn's work."""
+        if not self._marked:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._marked.add(link)
+
     def flush(self) -> None:
-        """Send what waits on every connection."""
-        for link in self.links:
-            if link.protocol.pending:
-                link.flush()
+        """Send what waits on the marked connections."""
+        marked, self._marked = self._marked, set()
+        for link in marked:
+            link.flush()
 
     # Requests
+
+    async def run(self, suspending: Callable[[], None]) -> bool:
+        """Run what was received on the loop, in the calling task.
+
+        Returns True if the task had to stay with an environment that suspended;
+        `suspending` was called before, and somebody else receives meanwhile.
+        """
+        return await self._inline.help(suspending)
 
     def receive(self, protocol: ServerProtocol, frame: bytes) -> None:
         """Take a frame from a connection and execute what it asks for."""
         now = perf_counter()
-        submit = self._inline.submit
+        post = self._inline.post
         work = protocol.receive(frame, now)
         if work:
             self.statistics.requests += len(work)
@@ -177,7 +192,7 @@ class ServerCore:
                     and type(request) is m.Step
                     and host.codec is channel.codec
                 ):
-                    submit(host, request)
+                    post(host, request)
                 else:
                     self._execute(item)
         table = self.table

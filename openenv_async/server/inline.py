@@ -14,12 +14,13 @@ import asyncio
 import inspect
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, Final, cast
 
 from .. import messages as m
-from .._aio import Tasks
+from .._aio import Resumed, Tasks
 from ..protocol import Outcome, Request
 from .hosts import Host, waited
 
@@ -36,54 +37,17 @@ _GRACE: Final = 1.0
 """Seconds that a cancelled coroutine has before its session is given up."""
 
 
-class _Continuation:
-    """The rest of a coroutine that was started by hand, as an awaitable."""
-
-    __slots__ = ("_backend", "_coroutine", "_host", "_yielded")
-
-    def __init__(
-        self,
-        backend: InlineBackend,
-        host: Host,
-        coroutine: Coroutine[Any, Any, Any],
-        yielded: object,
-    ) -> None:
-        self._backend = backend
-        self._host = host
-        self._coroutine = coroutine
-        self._yielded = yielded
-
-    def __await__(self) -> Generator[object, Any, Any]:
-        backend, host, coroutine = self._backend, self._host, self._coroutine
-        run = host.context.run
-        yielded = self._yielded
-        while True:
-            try:
-                try:
-                    value = yield yielded
-                except GeneratorExit:
-                    coroutine.close()
-                    raise
-                except BaseException as error:  # noqa: BLE001 (thrown into the coroutine)
-                    backend.current = host
-                    yielded = run(coroutine.throw, error)
-                else:
-                    backend.current = host
-                    yielded = run(coroutine.send, value)
-                backend.current = None
-            except StopIteration as stop:
-                return stop.value
-
-
 class InlineBackend:
     """Runs requests on the event loop, in the order in which they arrive.
 
     Args:
         tasks: Owner of the runners.
+        flush: Sends the answers that there are.
     """
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, flush: Callable[[], None]) -> None:
         self._tasks = tasks
+        self._flush = flush
         self._ready: deque[tuple[Host, Request]] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._draining = False
@@ -98,6 +62,34 @@ class InlineBackend:
         self._ready.append((host, request))
         if not self._draining:
             self._wake()
+
+    def post(self, host: Host, request: Request) -> None:
+        """Like `submit`, by a task that calls `help` next."""
+        host.running = request
+        self._ready.append((host, request))
+
+    async def help(self, suspending: Callable[[], None]) -> bool:
+        """Be a runner until nothing is ready, or until a coroutine suspended.
+
+        Args:
+            suspending: Called before this task stays with a coroutine that suspended.
+
+        Returns:
+            Whether one did; by now it has ended.
+        """
+        if self._draining or not self._ready:
+            return False
+        self._draining = True
+        try:
+            suspended = await self._work_off(suspending)
+        except BaseException:
+            self._draining = False
+            if self._ready:
+                self._wake()
+            raise
+        if not suspended:
+            self._draining = False
+        return suspended
 
     def _wake(self) -> None:
         self._draining = True
@@ -214,14 +206,26 @@ class InlineBackend:
                 ended_ns = host.finish(request, value, started_ns)
             left -= 1
             if not left or ended_ns > slice_end:
-                # The senders were woken by the first answer: now they run, and the
-                # clients work on what they get while this runner goes on.
+                # The answers leave, and the clients work on them while this runner
+                # goes on, after it let others have their turn.
                 self.current = None
+                self._flush()
                 await asyncio.sleep(0)
                 slice_end = perf_counter_ns() + _SLICE_NS
                 left = _BURST
         self.current = None
+        self._flush()
         return False
+
+    def _go_on(
+        self, host: Host, function: Callable[[Any], object], argument: object
+    ) -> object:
+        """Run a coroutine until it suspends again, in its session's context."""
+        self.current = host
+        try:
+            return host.context.run(function, argument)
+        finally:
+            self.current = None
 
     def _check_start(self, host: Host, request: Request) -> None:
         """Refuse a request that was cancelled, or too late, before it began."""
@@ -276,7 +280,7 @@ class InlineBackend:
         error: BaseException | None = None
         value: object = None
         try:
-            value = await _Continuation(self, host, coroutine, yielded)
+            value = await Resumed(coroutine, yielded, partial(self._go_on, host))
         except BaseException as raised:  # whatever it raises is its answer
             if self._closed:
                 raise

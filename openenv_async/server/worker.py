@@ -99,6 +99,10 @@ class _PipeSink:
         self._pipe.send(Report(self._handle, fraction, message))
 
 
+def _nothing() -> None:
+    """The pipe sends by itself."""
+
+
 class _Worker:
     """Runs the sessions that the parent gives it."""
 
@@ -106,7 +110,7 @@ class _Worker:
         self._spec = spec
         self._tracebacks = tracebacks
         self._tasks = Tasks()
-        self._inline = InlineBackend(self._tasks)
+        self._inline = InlineBackend(self._tasks, _nothing)
         self._threads = ThreadBackend(adopt=self._inline.adopt)
         self._hosts: dict[int, Host] = {}
         self._loop = asyncio.get_running_loop()
