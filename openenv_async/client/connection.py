@@ -82,7 +82,7 @@ class Connection:
             limits=options.limits,
             wake=self._schedule_flush,
         )
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._socket: WebSocket | None = None
         self._greeted = asyncio.Event()
         self._tasks = Tasks()
@@ -106,7 +106,7 @@ class Connection:
         self.users += 1
         try:
             if self._timer is None and self.error is None and not self._closing:
-                self._timer = self._loop.call_later(_TICK, self._tick)
+                self._timer = self.loop.call_later(_TICK, self._tick)
                 self._tasks.spawn(self._connect_first(), "openenv-async-connect")
             await self._greeted.wait()
             if self.error is not None:
@@ -309,11 +309,21 @@ class Connection:
 
     # Sending
 
+    def send_step_alone(
+        self, session: ClientSession[Waiter], action: object, timeout: float | None
+    ) -> None:
+        """Send a step at once, because no other session could add to its frame."""
+        self._scheduled = True
+        try:
+            self.protocol.step(session, action, timeout)
+        finally:
+            self.flush()
+
     def _schedule_flush(self) -> None:
         """Send at the end of this turn of the loop, together with what still comes."""
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self.flush)
+            self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Send what waits now, as far as the kernel takes it."""
@@ -355,7 +365,7 @@ class Connection:
                     ),
                 )
         interval = min(_TICK, self.options.limits.heartbeat / 4)
-        self._timer = self._loop.call_later(interval, self._tick)
+        self._timer = self.loop.call_later(interval, self._tick)
 
 
 def _again(error: OpenEnvError) -> OpenEnvError:

@@ -382,15 +382,39 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             SessionBusy: Another call is in flight on this session.
             SessionLost: The session is gone; says whether the step was executed.
         """
-        session, protocol = self._open_session()
+        session, connection = self._session, self._connection
+        if session is None or connection is None:
+            raise _not_open()
         if self._leftover is not None:
             interrupted = await self._settle()
             if interrupted is not None:
                 raise interrupted
-        timeout = self._timeout if timeout is None else timeout
-        protocol.step(session, action, timeout)
-        reply = await self._reply(session, timeout)
-        return self._result(session, reply, is_reset=False)
+        if timeout is None:
+            timeout = self._timeout
+        session.sent_at = perf_counter()
+        if connection.users == 1:
+            connection.send_step_alone(session, action, timeout)
+        else:
+            connection.protocol.step(session, action, timeout)
+        if timeout is not None:
+            connection.guard(session, timeout)
+        # What `_reply` and `_result` do, without their calls.
+        future = self._future = connection.loop.create_future()
+        try:
+            message = await future
+        except asyncio.CancelledError:
+            self._abandon(is_step=True)
+            raise
+        if type(message) is not m.Reply:
+            raise _refusal(message)
+        types = self._types
+        return StepResult(
+            types.decode(types.observation, message.payload),
+            int((perf_counter() - session.sent_at) * 1e9),
+            message.queue_ns,
+            message.environment_ns,
+            message.encode_ns,
+        )
 
     async def state(self, *, timeout: float | None = None) -> StateT:
         """Read the environment's state, without changing it.
@@ -415,9 +439,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     def _open_session(self) -> tuple[ClientSession[Waiter], Any]:
         if self._session is None or self._connection is None:
-            raise LocalProtocolError(
-                "expected an open session: use `async with`, or await open()"
-            )
+            raise _not_open()
         return self._session, self._connection.protocol
 
     async def _reply(
@@ -433,12 +455,9 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         except asyncio.CancelledError:
             self._abandon(is_step=True)
             raise
-        if type(message) is m.Reply:
-            return message
-        unwrapped = unwrap(message)
-        if isinstance(unwrapped, OpenEnvError):
-            raise unwrapped
-        return unwrapped
+        if type(message) is not m.Reply:
+            raise _refusal(message)
+        return message
 
     def _result(
         self, session: ClientSession[Waiter], reply: m.Reply, *, is_reset: bool
@@ -456,11 +475,14 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     def deliver(self, message: m.ServerMessage) -> None:
         """Take a message of the session; called by the connection."""
+        future = self._future
+        if type(message) is m.Reply and future is not None and not future.done():
+            future.set_result(message)
+            return
         if isinstance(message, m.Progress):
             if self._on_progress is not None:
                 self._on_progress(message.fraction, message.message)
             return
-        future = self._future
         if isinstance(message, m.Opened) and message.resumed:
             _logger.info("= session %s resumed", message.session)
             return
@@ -545,6 +567,19 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
     def is_open(self) -> bool:
         """Whether calls are possible."""
         return self._session is not None and self._session.ended is None
+
+
+def _not_open() -> LocalProtocolError:
+    return LocalProtocolError(
+        "expected an open session: use `async with`, or await open()"
+    )
+
+
+def _refusal(message: m.ServerMessage) -> OpenEnvError:
+    """The error that stands in the place of a reply."""
+    unwrapped = unwrap(message)
+    assert isinstance(unwrapped, OpenEnvError)
+    return unwrapped
 
 
 class GenericEnv(EnvClient[Any, Any, Any]):

@@ -307,7 +307,8 @@ class ClientProtocol(Connection, Generic[WaiterT]):
                     and session.pending is not None
                 ):
                     session.pending = None
-                    session.cancelling = False
+                    if session.cancelling:
+                        session.cancelling = False
                     events.append((session, message))
                 continue
             self._dispatch(message, events)

@@ -41,6 +41,10 @@ class _Waiting:
         self.deadline = deadline
 
 
+def _nothing() -> None:
+    """Nobody has to be told."""
+
+
 class SessionTable:
     """All sessions of one server: by key, by public id, within limits.
 
@@ -73,6 +77,8 @@ class SessionTable:
         self._wake = wake
         self._opened = 0
         self._vacant = False
+        self.made_room: Callable[[], None] = _nothing
+        """Called when a session ended while somebody waits for its place."""
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -211,7 +217,9 @@ class SessionTable:
         self.by_id.pop(session.id, None)
         for watcher in session.watchers or ():
             watcher.protocol.unwatch(watcher.id)
-        self._vacant = bool(self._waiting)
+        if self._waiting:
+            self._vacant = True
+            self.made_room()
 
     def _forget(self, channel: Channel) -> None:
         self.by_key.pop(channel.key, None)

@@ -89,6 +89,7 @@ class ServerCore:
             kept_bytes=kept_bytes,
             wake=self._released,
         )
+        self.table.made_room = self._made_room
         self.links: set[Link] = set()
         self._marked: set[Link] = set()
         self.tasks = Tasks()
@@ -196,8 +197,6 @@ class ServerCore:
                 else:
                     self._execute(item)
         table = self.table
-        if table.vacant:
-            self._tick_table(now)
         if table.waiting != self._waiting:
             self._waiting = table.waiting
             self._schedule()
@@ -316,6 +315,9 @@ class ServerCore:
         interval = min(_TICK, self.limits.heartbeat / 4)
         self._timer = asyncio.get_running_loop().call_later(interval, self._tick)
 
+    def _made_room(self) -> None:
+        asyncio.get_running_loop().call_soon(self._tick_table_now)
+
     def _tick_table_now(self) -> None:
         self._soon = None
         if not self._closed:
@@ -347,8 +349,6 @@ class ServerCore:
         def done() -> None:
             self._retiring.discard(session)
             self.table.remove(session, code)
-            if self.table.vacant and not self._closed:
-                self._tick_table(perf_counter())
             if not self._retiring and self._calm is not None:
                 self._calm.set()
 
