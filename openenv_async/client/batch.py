@@ -45,8 +45,10 @@ BatchResult: TypeAlias = StepResult[ObsT] | Failure
 """What stands in a session's place: its result, or why there is none."""
 
 _CLOSE_TIMEOUT: Final = 10.0
-_EARLY_FLUSH: Final = 256
-"""Steps after which a frame leaves although more follow, so that the server begins."""
+_FIRST_FRAME: Final = 64
+"""Steps after which the first frame leaves, so that the server can begin."""
+_LARGEST_FRAME: Final = 256
+"""Steps between later frames."""
 
 
 class AutoresetMode(enum.Enum):
@@ -326,10 +328,16 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self._check_free(slots)
         gather = self._start(slots)
         timeout = self._timeout if timeout is None else timeout
-        for position, (slot, action) in enumerate(zip(slots, actions, strict=True)):
+        frame = _FIRST_FRAME
+        for left, slot, action in zip(
+            range(len(slots), 0, -1), slots, actions, strict=True
+        ):
             slot.send_step(action, timeout)
-            if position % _EARLY_FLUSH == _EARLY_FLUSH - 1:
+            frame -= 1
+            if not frame:
                 self._flush()
+                # Growing, because frames cost the server something, too.
+                frame = min(len(slots) - left + 1, _LARGEST_FRAME)
         return await self._finish(slots, gather)
 
     async def state(

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar, cast
 
 import msgspec
 
-from ..errors import LocalProtocolError, RemoteProtocolError
+from ..errors import Executed, LocalProtocolError, RemoteProtocolError
 from ..messages import Chunk, Codec, Encoded, Failure, FrameDecoder, Limits, failure
 
 __all__ = ["Inbox", "Outbox"]
@@ -27,6 +27,11 @@ _CHUNK_OVERHEAD: Final = 64
 """Upper bound of what a frame with one chunk adds around the chunk's data."""
 _OPEN_STREAMS: Final = 1024
 """Chunked messages that a peer may interleave."""
+_INTERLEAVED: Final = 16
+"""Chunked messages that we interleave: enough for all to move, few enough that the
+first ones end soon."""
+_TEXT: Final = 200
+"""Characters of a decoder's complaint that are worth sending back."""
 
 
 def _nothing() -> None:
@@ -48,8 +53,8 @@ class Outbox:
     """Encoded messages that wait to be sent, oldest first.
 
     `wake` is called when something may begin to wait. Messages above the chunk size
-    leave in chunks, one chunk a frame in rotation, so
-    that small messages of other sessions overtake them (section 2.3).
+    leave in chunks, one chunk a frame in rotation, so that small messages of other
+    sessions overtake them (section 2.3).
     """
 
     def __init__(self, codec: Codec, wake: Callable[[], None] | None = None) -> None:
@@ -60,6 +65,10 @@ class Outbox:
         it here, after waking if the list is empty: what `append` does, without a call.
         """
         self._streams: deque[_Stream] = deque()
+        """What is on its way in chunks, and behind it what waits for that."""
+        self._moving = 0
+        """How many of the streams are on their way."""
+        self._moving_bytes = 0
         self._next_stream = 1
         self._chunk_next = False
         self.peer = Limits()
@@ -122,7 +131,12 @@ class Outbox:
         if not self._streams:
             if not small:
                 return None
-            if len(small) <= FRAME_MESSAGES and sum(map(len, small)) <= self._target:
+            count = len(small)
+            # With the commas between JSON messages.
+            if (
+                count <= FRAME_MESSAGES
+                and sum(map(len, small)) + count <= self._target
+            ):
                 frame = self.codec.frame(small)
                 small.clear()
                 return frame
@@ -147,30 +161,58 @@ class Outbox:
         return taken
 
     def _take_chunk(self) -> bytes:
+        self._move()
         stream = self._streams.popleft()
         end = stream.offset + self._piece
         final = end >= len(stream.data)
         piece = stream.data[stream.offset : end]
         stream.offset = end
-        if not final:
-            self._streams.append(stream)
+        if final:
+            self._moving -= 1
+            self._moving_bytes -= len(stream.data)
+        else:
+            self._streams.insert(self._moving - 1, stream)
         # Encoding takes any buffer for bytes.
         return self.codec.encode(Chunk(stream.number, final, piece))  # type: ignore[arg-type]  # a view saves a copy
+
+    def _move(self) -> None:
+        """Let streams set out that wait for others, as far as the peer has room."""
+        while self._moving < min(len(self._streams), _INTERLEAVED):
+            size = len(self._streams[self._moving].data)
+            # The peer's bound holds for all unfinished messages together.
+            if self._moving and self._moving_bytes + size > self._peer.message_bytes:
+                return
+            self._moving += 1
+            self._moving_bytes += size
 
     def clear(self) -> None:
         """Forget everything: the connection is gone."""
         self.small.clear()
         self._streams.clear()
+        self._moving = self._moving_bytes = 0
 
 
 class Inbox(Generic[MessageT]):
-    """Frames of one direction to messages; a bad message costs only itself."""
+    """Frames of one direction to messages; a bad message costs only itself.
+
+    Args:
+        codec: The encoding.
+        limits: What this side accepts.
+        decoder: The direction.
+        executed: What is known of the request that a bad message belongs to.
+    """
 
     def __init__(
-        self, codec: Codec, limits: Limits, *, decoder: FrameDecoder[MessageT]
+        self,
+        codec: Codec,
+        limits: Limits,
+        *,
+        decoder: FrameDecoder[MessageT],
+        executed: Executed,
     ) -> None:
         self.codec = codec
         self.limits = limits
+        self._executed: Executed = executed
         self._decode_frame = decoder.frame
         self._decode_message = decoder.message
         self._decode_items = decoder.items
@@ -204,7 +246,7 @@ class Inbox(Generic[MessageT]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RemoteProtocolError(
                 f"expected an array of messages in {self.codec.encoding}, got "
-                f"{len(frame)} bytes that are not: {error}",
+                f"{len(frame)} bytes that are not: {str(error)[:_TEXT]}",
                 code="invalid_frame",
             ) from error
         return [self._one(item) for item in items]
@@ -218,7 +260,9 @@ class Inbox(Generic[MessageT]):
                 handle,
                 seq,
                 "protocol_error",
-                f"expected a known, well-formed message, got {tag!r}: {error}",
+                f"expected a known, well-formed message, got {tag!r}: "
+                f"{str(error)[:_TEXT]}",
+                executed=self._executed,
             )
         return message
 

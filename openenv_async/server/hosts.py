@@ -21,7 +21,15 @@ from ..environment import AnyEnvironment, EnvironmentSpec, Observation
 from ..errors import Executed, OpenEnvError
 from ..protocol import Outcome, Request
 
-__all__ = ["METHODS", "Host", "Sink", "describe", "invalid", "waited"]
+__all__ = [
+    "METHODS",
+    "UNDECODABLE",
+    "Host",
+    "Sink",
+    "describe",
+    "invalid",
+    "waited",
+]
 
 METHODS: Final[dict[type, str]] = {
     m.Reset: "reset",
@@ -31,6 +39,8 @@ METHODS: Final[dict[type, str]] = {
 }
 """The environment's method, by request."""
 
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for bytes that do not fit its type."""
 _MEASURED: Final = 8192
 """Bytes of an observation from which its encoding is worth a clock."""
 _TRACEBACK_CHARACTERS: Final = 16_384
@@ -157,7 +167,11 @@ class Host:
         """
         environment = self.environment
         if type(request) is m.Step and environment is not None:
-            return environment.step(self._action(request))
+            try:
+                action = self.decode_action(request.action)
+            except UNDECODABLE as error:
+                raise self.undecodable(error) from error
+            return environment.step(action)
         if type(request) is m.Close:
             return None if environment is None else environment.close()
         if environment is None:
@@ -170,28 +184,9 @@ class Host:
             )
         return environment.state()
 
-    def begin_step(self, request: m.Step) -> Any:
-        """`begin` for a step of an environment that is built and steps async."""
-        assert self.step is not None
-        # Calling a coroutine function runs nothing of it yet.
-        return self.step(self._action(request))
-
-    def _action(self, request: m.Step) -> Any:
-        try:
-            return self.decode_action(request.action)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            problem = f"expected an action of {self.spec.name!r}: {error}"
-            raise invalid(problem) from error
-
-    def finish_step(self, value: Any, started_ns: int) -> int:
-        """`finish` for a step with a small observation of the usual type."""
-        ended_ns = perf_counter_ns()
-        try:
-            self.sink.step_reply(value, ended_ns - started_ns)
-        except Exception as error:  # noqa: BLE001 (its values may raise anything)
-            problem = f"got one that cannot be encoded: {_text_of(error)}"
-            self._fail_value(m.Step, problem)
-        return ended_ns
+    def undecodable(self, error: Exception) -> OpenEnvError:
+        """The error for an action that does not fit its type."""
+        return invalid(f"expected an action of {self.spec.name!r}: {error}")
 
     def _build(self) -> AnyEnvironment:
         environment = self.spec.factory()
@@ -210,7 +205,7 @@ class Host:
             return None
         try:
             options = self.codec.generic(payload)  # type: ignore[arg-type]  # Raw is a buffer
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise invalid(f"expected a map of options: {error}") from error
         if options is None:
             return None
@@ -243,9 +238,13 @@ class Host:
                 is_plain = size <= _MEASURED and not self.separate
                 self.plain_type = type(value) if is_plain else None
         except Exception as error:  # noqa: BLE001 (its values may raise anything)
-            problem = f"got one that cannot be encoded: {_text_of(error)}"
-            self._fail_value(kind, problem)
+            self.unencodable(request, error)
         return ended_ns
+
+    def unencodable(self, request: Request, error: Exception) -> None:
+        """Answer for a result that cannot be encoded."""
+        problem = f"got one that cannot be encoded: {_text_of(error)}"
+        self._fail_value(type(request), problem)
 
     def _answer(self, value: object, environment_ns: int) -> int:
         """Answer with a payload that is encoded, and measured, by itself."""

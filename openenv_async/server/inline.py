@@ -11,6 +11,7 @@ rely on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import types
 from collections import deque
@@ -22,7 +23,7 @@ from typing import Any, Final, cast
 from .. import messages as m
 from .._aio import Resumed, Tasks
 from ..protocol import Outcome, Request
-from .hosts import Host, waited
+from .hosts import UNDECODABLE, Host, waited
 
 __all__ = ["InlineBackend"]
 
@@ -89,6 +90,10 @@ class InlineBackend:
             raise
         if not suspended:
             self._draining = False
+            task = asyncio.current_task()
+            assert task is not None
+            if task.cancelling():
+                await _absorb()
         return suspended
 
     def _wake(self) -> None:
@@ -170,8 +175,14 @@ class InlineBackend:
             sink.queue_ns = started_ns - sink.since_ns
             self.current = host
             try:
-                if type(request) is m.Step and host.step is not None:
-                    value = host.begin_step(request)
+                if type(request) is m.Step and (step := host.step) is not None:
+                    # What `begin` does for a plain step. Calling a coroutine function
+                    # runs nothing of it yet.
+                    try:
+                        action = host.decode_action(request.action)
+                    except UNDECODABLE as error:
+                        raise host.undecodable(error) from error
+                    value = step(action)
                 else:
                     value = host.context.run(host.begin, request)
                 if type(value) is _Coroutine:
@@ -201,7 +212,12 @@ class InlineBackend:
                 continue
             host.running = None
             if type(value) is host.plain_type and type(request) is m.Step:
-                ended_ns = host.finish_step(value, started_ns)
+                # What `finish` does for a plain step.
+                ended_ns = perf_counter_ns()
+                try:
+                    sink.step_reply(value, ended_ns - started_ns)
+                except Exception as error:  # noqa: BLE001 (its values may raise anything)
+                    host.unencodable(request, error)
             else:
                 ended_ns = host.finish(request, value, started_ns)
             left -= 1
@@ -308,6 +324,13 @@ class InlineBackend:
             host.running = None
             host.stopping = ""
             host.failed(request, error)
+
+
+async def _absorb() -> None:
+    """Let a cancellation of this task by an environment that ended have its effect."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    _uncancel()
 
 
 def _uncancel() -> None:
