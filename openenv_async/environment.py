@@ -275,6 +275,10 @@ class EnvironmentSpec:
         Raises:
             LocalProtocolError: The class is abstract or names no types.
         """
+        if not _is_environment(environment):
+            raise LocalProtocolError(
+                f"expected a subclass of Environment, got {environment!r}"
+            )
         if inspect.isabstract(environment):
             missing = ", ".join(sorted(environment.__abstractmethods__))
             raise LocalProtocolError(

@@ -1,8 +1,16 @@
 """Talks to environment servers: sessions, batches, a blocking facade."""
 
-from .batch import AutoresetMode, BatchResult, EnvBatch, Ready
+from .batch import EnvBatch
 from .observer import ServerObserver, SessionEvent
-from .results import Failure, GenericObservation, StepResult, Timing
+from .results import (
+    AutoresetMode,
+    BatchResult,
+    Failure,
+    GenericObservation,
+    Ready,
+    StepResult,
+    Timing,
+)
 from .session import EnvClient, GenericEnv
 from .sync import SyncBatch, SyncEnv
 

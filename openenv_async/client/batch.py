@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from time import perf_counter_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .. import messages as m
 from .._aio import shielded
@@ -26,14 +24,14 @@ from .connection import Connection, ConnectionOptions
 from .endpoint import Endpoint
 from .payloads import Payloads
 from .pool import Pool, pool_of
-from .results import Failure, StepResult
+from .results import AutoresetMode, BatchResult, Failure, Ready
 from .slots import Gather, Slot, spread_options, spread_seeds
 from .sync import SyncBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AutoresetMode", "BatchResult", "EnvBatch", "Ready"]
+__all__ = ["EnvBatch"]
 
 _logger = logging.getLogger("openenv_async.client")
 
@@ -41,38 +39,9 @@ ActT = TypeVar("ActT")
 ObsT = TypeVar("ObsT")
 StateT = TypeVar("StateT")
 
-BatchResult: TypeAlias = StepResult[ObsT] | Failure
-"""What stands in a session's place: its result, or why there is none."""
-
 _CLOSE_TIMEOUT: Final = 10.0
-_FIRST_FRAME: Final = 64
-"""Steps after which the first frame leaves, so that the server can begin."""
-_LARGEST_FRAME: Final = 256
-"""Steps between later frames."""
-
-
-class AutoresetMode(enum.Enum):
-    """What happens to a session whose episode is over; as in Gymnasium."""
-
-    NEXT_STEP = "NextStep"
-    """The next `step` ignores the action and resets: its result `is_reset`."""
-    SAME_STEP = "SameStep"
-    """The step that ends an episode also resets: the result is the first one of the
-    next episode, and its `final` is the last one of the episode before."""
-    DISABLED = "Disabled"
-    """Nothing: a step fails with `EpisodeDone` until `reset` is called."""
-
-
-class Ready(msgspec.Struct, Generic[ObsT], frozen=True):
-    """The sessions that were done first."""
-
-    indices: list[int]
-    """Places of the sessions in the batch, in the order of their replies."""
-    results: list[BatchResult[ObsT]]
-    """Their results, in the same order."""
-
-    def __len__(self) -> int:
-        return len(self.indices)
+_FRAME: Final = 128
+"""Steps after which a frame leaves, so that the server can begin with it."""
 
 
 class EnvBatch(Generic[ActT, ObsT, StateT]):
@@ -142,6 +111,10 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self._pool: Pool | None = None
         self._held: list[Connection] = []
         self._posted: set[int] = set()
+        self._gathers: set[Gather] = set()
+        """Calls that wait for all their sessions."""
+        self._abandoned = 0
+        """Sessions whose caller was cancelled while a request was in flight."""
         self._arrivals: deque[tuple[int, object]] = deque()
         self._wanted = 0
         self._wake: asyncio.Future[None] | None = None
@@ -326,18 +299,29 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             )
         await self._wait_settled(slots)
         self._check_free(slots)
-        gather = self._start(slots)
-        timeout = self._timeout if timeout is None else timeout
-        frame = _FIRST_FRAME
-        for left, slot, action in zip(
-            range(len(slots), 0, -1), slots, actions, strict=True
-        ):
-            slot.send_step(action, timeout)
+        if timeout is None:
+            timeout = self._timeout
+        gather = Gather(len(slots))
+        self._gathers.add(gather)
+        sent_ns = perf_counter_ns()
+        frame = _FRAME
+        for position, slot in enumerate(slots):
+            slot.gather = gather
+            slot.position = position
+            if slot.interrupted is None and not (slot.done and self.next_step):
+                # What `send_step` does when nothing is special.
+                slot.kind = m.Step
+                slot.sent_ns = sent_ns
+                try:
+                    slot.protocol.step(slot.session, actions[position], timeout)
+                except OpenEnvError as error:
+                    slot.refuse(error)
+            else:
+                slot.send_step(actions[position], timeout)
             frame -= 1
             if not frame:
                 self._flush()
-                # Growing, because frames cost the server something, too.
-                frame = min(len(slots) - left + 1, _LARGEST_FRAME)
+                frame = _FRAME
         return await self._finish(slots, gather)
 
     async def state(
@@ -377,6 +361,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         return slots
 
     def _check_free(self, slots: Iterable[Slot]) -> None:
+        if not self._gathers and not self._posted:
+            return
         for slot in slots:
             if slot.session.pending is not None or slot.index in self._posted:
                 raise SessionBusy(
@@ -386,6 +372,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
 
     def _start(self, slots: Sequence[Slot]) -> Gather:
         gather = Gather(len(slots))
+        self._gathers.add(gather)
         for position, slot in enumerate(slots):
             slot.gather = gather
             slot.position = position
@@ -405,6 +392,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
                 if slot.gather is gather:
                     self._abandon(slot)
             raise
+        finally:
+            self._gathers.discard(gather)
         return gather.results
 
     def _abandon(self, slot: Slot) -> None:
@@ -412,16 +401,18 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self._posted.discard(slot.index)
         if slot.session.pending is not None:
             slot.abandoned = True
+            self._abandoned += 1
             slot.protocol.cancel(slot.session)
 
     async def _wait_settled(self, slots: Sequence[Slot]) -> None:
         """Wait for the outcomes of what a cancelled call left behind."""
-        while any(slot.abandoned for slot in slots):
+        while self._abandoned and any(slot.abandoned for slot in slots):
             self._calm = asyncio.get_running_loop().create_future()
             await self._calm
 
     def settled(self) -> None:
         """A request that a cancelled call left behind has its outcome."""
+        self._abandoned -= 1
         if self._calm is not None and not self._calm.done():
             self._calm.set_result(None)
 

@@ -57,7 +57,9 @@ class Pool:
         while len(live) < wanted:
             live.append(Connection(self._endpoint, self._options))
         spread = sorted(live, key=lambda connection: connection.users)[:wanted]
-        return [spread[position % len(spread)] for position in range(count)]
+        # Neighbours share a socket, so that a batch fills one after the other and the
+        # server begins with the first while the rest is still being encoded.
+        return [spread[position * len(spread) // count] for position in range(count)]
 
     def _forget_failed(self) -> None:
         self._connections = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+import enum
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -10,7 +11,16 @@ from ..arrays import Array
 from ..environment import Observation
 from ..errors import Executed, OpenEnvError
 
-__all__ = ["Failure", "GenericObservation", "StepResult", "Timing", "revive"]
+__all__ = [
+    "AutoresetMode",
+    "BatchResult",
+    "Failure",
+    "GenericObservation",
+    "Ready",
+    "StepResult",
+    "Timing",
+    "revive",
+]
 
 ObsT = TypeVar("ObsT")
 
@@ -90,6 +100,34 @@ class Failure(msgspec.Struct, frozen=True):
     def executed(self) -> Executed:
         """Whether the environment ran the call."""
         return self.error.executed
+
+
+BatchResult: TypeAlias = StepResult[ObsT] | Failure
+"""What stands in a session's place: its result, or why there is none."""
+
+
+class AutoresetMode(enum.Enum):
+    """What happens to a session whose episode is over; as in Gymnasium."""
+
+    NEXT_STEP = "NextStep"
+    """The next `step` ignores the action and resets: its result `is_reset`."""
+    SAME_STEP = "SameStep"
+    """The step that ends an episode also resets: the result is the first one of the
+    next episode, and its `final` is the last one of the episode before."""
+    DISABLED = "Disabled"
+    """Nothing: a step fails with `EpisodeDone` until `reset` is called."""
+
+
+class Ready(msgspec.Struct, Generic[ObsT], frozen=True):
+    """The sessions that were done first."""
+
+    indices: list[int]
+    """Places of the sessions in the batch, in the order of their replies."""
+    results: list[BatchResult[ObsT]]
+    """Their results, in the same order."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 class GenericObservation(dict[str, Any]):

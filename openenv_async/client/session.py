@@ -7,7 +7,7 @@ import logging
 import secrets
 import sys
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
@@ -26,10 +26,10 @@ from .connection import Connection, ConnectionOptions, Waiter
 from .endpoint import Endpoint
 from .payloads import Payloads, unwrap
 from .pool import Pool, pool_of
-from .results import StepResult
+from .results import AutoresetMode, StepResult
 
 if TYPE_CHECKING:
-    from .batch import AutoresetMode, EnvBatch
+    from .batch import EnvBatch
     from .sync import SyncEnv
 
 __all__ = ["EnvClient", "GenericEnv"]
@@ -391,7 +391,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
                 raise interrupted
         if timeout is None:
             timeout = self._timeout
-        session.sent_at = perf_counter()
+        session.sent_ns = perf_counter_ns()
         if connection.users == 1:
             connection.send_step_alone(session, action, timeout)
         else:
@@ -410,7 +410,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         types = self._types
         return StepResult(
             types.decode(types.observation, message.payload),
-            int((perf_counter() - session.sent_at) * 1e9),
+            perf_counter_ns() - session.sent_ns,
             message.queue_ns,
             message.environment_ns,
             message.encode_ns,
@@ -445,7 +445,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
     async def _reply(
         self, session: ClientSession[Waiter], timeout: float | None
     ) -> m.Reply:
-        session.sent_at = perf_counter()
+        session.sent_ns = perf_counter_ns()
         if timeout is not None:
             assert self._connection is not None
             self._connection.guard(session, timeout)
@@ -464,7 +464,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
     ) -> StepResult[ObsT]:
         return StepResult(
             self._types.decode(self._types.observation, reply.payload),
-            int((perf_counter() - session.sent_at) * 1e9),
+            perf_counter_ns() - session.sent_ns,
             reply.queue_ns,
             reply.environment_ns,
             reply.encode_ns,

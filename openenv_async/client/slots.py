@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from time import perf_counter
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -60,7 +60,7 @@ class Slot:
         "kind",
         "position",
         "protocol",
-        "sent_at",
+        "sent_ns",
         "session",
     )
 
@@ -74,7 +74,7 @@ class Slot:
         self.gather: Gather | None = None
         """The call that waits; None while `send` and `ready` are used."""
         self.position = 0
-        self.sent_at = 0.0
+        self.sent_ns = 0
         self.done = False
         self.final: StepResult[Any] | None = None
         self.abandoned = False
@@ -103,7 +103,7 @@ class Slot:
         done = self.done = observation.terminated or observation.truncated
         result = StepResult(
             observation,
-            int((perf_counter() - self.sent_at) * 1e9),
+            perf_counter_ns() - self.sent_ns,
             message.queue_ns,
             message.environment_ns,
             message.encode_ns,
@@ -193,11 +193,15 @@ class Slot:
             self._send_unusual(timeout)
             return
         self.kind = m.Step
-        self.sent_at = perf_counter()
+        self.sent_ns = perf_counter_ns()
         try:
             self.protocol.step(self.session, action, timeout)
         except OpenEnvError as error:
             self._arrived(Failure(error))
+
+    def refuse(self, error: OpenEnvError) -> None:
+        """A request could not even be sent."""
+        self._arrived(Failure(error))
 
     def _send_unusual(self, timeout: float | None) -> None:
         if self.done and self.batch.next_step:
@@ -213,7 +217,7 @@ class Slot:
         """Send a reset."""
         self.kind = m.Reset
         self.interrupted = None
-        self.sent_at = perf_counter()
+        self.sent_ns = perf_counter_ns()
         try:
             self.protocol.reset(
                 self.session, seed=seed, options=options, timeout=timeout
@@ -224,7 +228,7 @@ class Slot:
     def send_state(self, timeout: float | None) -> None:
         """Ask for the state."""
         self.kind = m.GetState
-        self.sent_at = perf_counter()
+        self.sent_ns = perf_counter_ns()
         try:
             self.protocol.state(self.session, timeout)
         except OpenEnvError as error:

@@ -11,8 +11,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from ..errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from .batch import BatchResult, EnvBatch
-    from .results import StepResult
+    from .batch import EnvBatch
+    from .results import BatchResult, StepResult
     from .session import EnvClient
 
 __all__ = ["SyncBatch", "SyncEnv"]

@@ -50,6 +50,7 @@ class Channel:
         "key",
         "lease",
         "live",
+        "lost",
         "protocol",
         "seq",
         "session",
@@ -71,6 +72,8 @@ class Channel:
         self.busy = False
         self.kept: bytes | None = None
         """The encoded reply to `seq`; None while it runs, or after an eviction."""
+        self.lost: Executed = "yes"
+        """Whether the request was executed whose reply was evicted."""
         self.expires_at: float | None = None
         """When the lease runs out; None while attached."""
         self.cancel_ahead = 0
@@ -121,7 +124,7 @@ class Channel:
         self.seq = request.seq
         self.busy = True
         if self.kept is not None:
-            self._forget()
+            self.forget()
         if (
             session.request is not None or session.guest is not None
         ) and not self._is_its_turn(request):
@@ -188,15 +191,20 @@ class Channel:
             return
         if seq == self.seq and seq:
             reply = m.failure(
-                self.handle, seq, "reply_lost", f"the reply to {seq} is no longer kept"
+                self.handle,
+                seq,
+                "reply_lost",
+                f"the reply to {seq} is no longer kept",
+                executed=self.lost,
             )
         elif seq <= self.seq:
+            # Nobody remembers whether it was executed or refused.
             reply = m.failure(
                 self.handle,
                 seq,
                 "bad_sequence",
                 f"expected request {self.seq + 1}, got {seq}, which was answered",
-                executed="yes" if seq > 0 else "no",
+                executed="unknown" if seq > 0 else "no",
             )
         else:
             reply = m.failure(
@@ -227,7 +235,7 @@ class Channel:
         """Answer a request that could not even be read, and count its number."""
         if failure.seq == self.seq + 1 and not self.busy:
             self.seq += 1
-            self._forget()
+            self.forget()
             self.answer(self.codec.encode(failure))
         else:
             self.say(failure)
@@ -269,7 +277,8 @@ class Channel:
                 self.counted = len(data)
                 self.session.table.count_kept(len(data))
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the kept reply: the client has it, or will never ask for it."""
         self.kept = None
         if self.counted:
             size, self.counted = self.counted, 0
@@ -277,7 +286,13 @@ class Channel:
 
     def evict(self) -> None:
         """Drop the kept reply; a resend will be told so."""
-        self._forget()
+        if self.kept is not None:
+            self.lost = self._executed(self.kept)
+        self.forget()
+
+    def _executed(self, data: bytes) -> Executed:
+        message: m.ServerMessage = self.codec.from_server.message(data)
+        return message.executed if isinstance(message, m.Failure) else "yes"
 
     # Connection.
 
@@ -301,7 +316,7 @@ class Channel:
                     self.seq,
                     "too_large",
                     f"the reply does not fit: {error}",
-                    executed="yes",
+                    executed=self._executed(data),
                     detail=error.detail,
                 )
             )
@@ -318,7 +333,7 @@ class Channel:
             self.codec = protocol.codec
         elif moved and self.kept is not None:
             message: m.ServerMessage = self.codec.from_server.message(self.kept)
-            self._forget()
+            self.forget()
             self._keep(
                 self.codec.encode(msgspec.structs.replace(message, handle=handle))
             )

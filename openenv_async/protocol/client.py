@@ -8,7 +8,7 @@ open request is sent again, which the server recognises by its number (section 5
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from ..errors import (
     SessionLost,
     error_from_code,
 )
-from .connection import Connection, tag_of
+from .connection import UNENCODABLE, Connection, tag_of, unusable
 from .framing import Inbox
 from .tables import RECEIVES, Phase
 
@@ -38,9 +38,6 @@ __all__ = [
 
 WaiterT = TypeVar("WaiterT")
 
-_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
-"""What an encoder raises for a value that it cannot encode."""
-
 
 class ClientSession(Generic[WaiterT]):
     """One session, seen from the client: its key, its request in flight, its end."""
@@ -54,7 +51,7 @@ class ClientSession(Generic[WaiterT]):
         "opened",
         "opening",
         "pending",
-        "sent_at",
+        "sent_ns",
         "seq",
         "waiter",
     )
@@ -73,7 +70,7 @@ class ClientSession(Generic[WaiterT]):
         self.cancelling = False
         self.ended: OpenEnvError | None = None
         """Why no request is possible any more."""
-        self.sent_at = 0.0
+        self.sent_ns = 0
         self.waiter: WaiterT | None = None
         """What the caller puts here to find whom a reply belongs to."""
 
@@ -111,7 +108,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         self._client = client
         self._token = token
         self._next_handle = 1
-        self._inbox = Inbox(codec, self.limits, decoder=codec.from_server)
+        self._inbox = self._new_inbox()
 
     # Connection
 
@@ -127,9 +124,16 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         self.phase = Phase.CLOSED
         self._reset_connection()
 
+    def _new_inbox(self) -> Inbox[m.ServerMessage]:
+        # The environment may have run what an unreadable reply answers.
+        decoder = self.codec.from_server
+        return Inbox(self.codec, self.limits, decoder=decoder, executed="unknown")
+
     def _reset_connection(self) -> None:
         self._outbox.clear()
-        self._inbox = Inbox(self.codec, self.limits, decoder=self.codec.from_server)
+        # The greeting may not come in the chunks that the last peer asked for.
+        self._outbox.peer = m.Limits()
+        self._inbox = self._new_inbox()
         self.close_code = None
         for session in self.sessions.values():
             session.opened = False
@@ -173,9 +177,10 @@ class ClientProtocol(Connection, Generic[WaiterT]):
 
     def _begin(self, opening: m.Open | m.TakeOver) -> ClientSession[WaiterT]:
         session: ClientSession[WaiterT] = ClientSession(opening)
-        self.sessions[session.handle] = session
         if self.ready:
+            # Raises before anything is remembered.
             self.say(opening)
+        self.sessions[session.handle] = session
         return session
 
     def step(
@@ -190,7 +195,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         # The hot path: what `_request` does for a session that is open and idle.
         try:
             data = self._encode(message)
-        except _UNENCODABLE as error:
+        except UNENCODABLE as error:
             raise self._unencodable(error) from error
         self.send(data)
         session.pending = data
@@ -245,7 +250,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
             raise ended_again(session.ended)
         try:
             data = self._encode(message)
-        except _UNENCODABLE as error:
+        except UNENCODABLE as error:
             raise self._unencodable(error) from error
         if session.opened:
             # Raises before anything is remembered.
@@ -330,6 +335,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
                     raise RemoteProtocolError("expected no chunk in chunks")
                 if whole is not None:
                     self._dispatch(whole, events)
+                return
             case m.Reply():
                 self._answered(message, events)
             case m.Failure():
@@ -361,6 +367,9 @@ class ClientProtocol(Connection, Generic[WaiterT]):
                 f"expected protocol version {m.VERSION}, got {welcome.version}",
                 code="version_mismatch",
             )
+        trouble = unusable(welcome.limits)
+        if trouble:
+            raise RemoteProtocolError(trouble)
         before = self.welcome
         self.welcome = welcome
         self.phase = Phase.READY
@@ -368,9 +377,11 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         events.append((None, welcome))
         replaced = before is not None and before.incarnation != welcome.incarnation
         for session in list(self.sessions.values()):
-            if not session.id:
+            # The other server knows nobody by these ids, or somebody else.
+            is_stale = replaced and (session.id or type(session.opening) is m.TakeOver)
+            if not session.id and not is_stale:
                 self.say(session.opening)
-            elif replaced:
+            elif is_stale:
                 assert before is not None
                 self._lose(
                     session,
@@ -393,36 +404,42 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         session.id = message.session
         session.environment = message.environment
         session.opened = True
-        expected = (
-            (session.seq,)
-            if session.pending is None
-            else (
-                session.seq,
-                session.seq - 1,
-            )
-        )
-        if message.seq not in expected:
-            raise RemoteProtocolError(
-                f"expected session {session.id!r} at request {expected!r}, got "
-                f"{message.seq}"
-            )
-        if session.pending is not None:
-            try:
-                self.send(session.pending)
-            except LocalProtocolError as error:
-                self._failed(
-                    m.failure(
-                        session.handle,
-                        session.seq,
-                        "too_large",
-                        error.message,
-                        detail=error.detail,
-                    ),
-                    events,
-                )
-            if session.cancelling:
-                self.say(m.Cancel(session.handle, session.seq))
+        is_new = session.pending is not None and message.seq == session.seq - 1
+        if message.seq != session.seq and not is_new:
+            # Costs this session alone: the others know where they are.
+            text = f"expected the session at request {session.seq}, got {message.seq}"
+            self.say(m.Cancel(session.handle, 0))
+            self._lose(session, m.Ended(session.handle, "session_lost", text), events)
+            return
         events.append((session, message))
+        if session.cancelling:
+            # First, so that a request that did not arrive before never begins.
+            self.say(m.Cancel(session.handle, session.seq))
+        if session.pending is not None:
+            self._send_again(session, session.pending, events)
+
+    def _send_again(
+        self,
+        session: ClientSession[WaiterT],
+        pending: bytes,
+        events: list[ClientEvent[WaiterT]],
+    ) -> None:
+        try:
+            self.send(pending)
+        except LocalProtocolError as error:
+            # It was made while the limits were not known, and the server never saw it:
+            # its number is free again.
+            self._failed(
+                m.failure(
+                    session.handle,
+                    session.seq,
+                    "too_large",
+                    error.message,
+                    detail=error.detail,
+                ),
+                events,
+            )
+            session.seq -= 1
 
     def _answered(self, reply: m.Reply, events: list[ClientEvent[WaiterT]]) -> None:
         session = self.sessions.get(reply.handle)
@@ -438,6 +455,8 @@ class ClientProtocol(Connection, Generic[WaiterT]):
             if failure.detail is not None and "watch" in failure.detail:
                 events.append((None, failure))
                 return
+            raise error_of(failure)
+        if self.phase is Phase.GREETING:
             raise error_of(failure)
         session = self.sessions.get(failure.handle)
         if session is None:

@@ -11,7 +11,10 @@ from .. import messages as m
 from .framing import Outbox
 from .tables import Phase
 
-__all__ = ["Connection", "tag_of"]
+__all__ = ["UNENCODABLE", "Connection", "tag_of", "unusable"]
+
+UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What codecs raise for a value that an encoding does not have."""
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _MOST_MESSAGES: Final = 131_072
@@ -102,6 +105,19 @@ class Connection:
             self._nonce += 1
             self.say(m.Ping(self._nonce))
         return True
+
+
+_LEAST: Final = {"frame_bytes": 1024, "chunk_bytes": 256, "message_bytes": 4096}
+"""Limits below which the protocol's own messages would not fit (section 3.2)."""
+
+
+def unusable(limits: m.Limits) -> str:
+    """What is wrong with a peer's limits; empty if they can be kept."""
+    return ", ".join(
+        f"expected {name} of at least {least}, got {getattr(limits, name)}"
+        for name, least in _LEAST.items()
+        if getattr(limits, name) < least
+    )
 
 
 def tag_of(message: msgspec.Struct) -> str:

@@ -133,10 +133,7 @@ class Outbox:
                 return None
             count = len(small)
             # With the commas between JSON messages.
-            if (
-                count <= FRAME_MESSAGES
-                and sum(map(len, small)) + count <= self._target
-            ):
+            if count <= FRAME_MESSAGES and sum(map(len, small)) + count <= self._target:
                 frame = self.codec.frame(small)
                 small.clear()
                 return frame

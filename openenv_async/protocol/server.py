@@ -10,10 +10,12 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from .. import messages as m
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .channels import Channel, Work
-from .connection import Connection, tag_of
+from .connection import UNENCODABLE, Connection, tag_of, unusable
 from .framing import Inbox
 from .sessions import Watcher
 from .table import SessionTable
@@ -26,6 +28,10 @@ _KEY: Final = re.compile(r"[0-9a-f]{32,128}")
 _RUNNING: Final = Stage.RUNNING
 _MAX_HANDLE: Final = 2**53 - 1
 """What every JSON implementation can represent."""
+_MOST_WATCHES: Final = 1024
+"""Subscriptions of one connection: each costs the watched session time."""
+_SHORT: Final = 200
+"""Characters of a text that has to fit."""
 
 
 def _always(_token: str | None) -> bool:
@@ -63,7 +69,10 @@ class ServerProtocol(Connection):
         self._server = server
         self._incarnation = incarnation
         self._authorize = authorize
-        self._inbox = Inbox(codec, self.limits, decoder=codec.from_client)
+        # What cannot be read is not executed.
+        self._inbox = Inbox(
+            codec, self.limits, decoder=codec.from_client, executed="no"
+        )
         self._channels: dict[int, Channel] = {}
         self._reserved: set[int] = set()
         self._watchers: dict[int, Watcher] = {}
@@ -101,7 +110,7 @@ class ServerProtocol(Connection):
                             channel.busy = True
                             channel.kept = None
                             if channel.counted:
-                                channel.evict()
+                                channel.forget()
                             session.request = message
                             session.channel = channel
                             session.since_ns = since_ns
@@ -144,6 +153,7 @@ class ServerProtocol(Connection):
                     )
                 if whole is not None:
                     self._dispatch(whole, now, work)
+                return
             case m.Hello():
                 self._greet(message)
                 return
@@ -182,14 +192,10 @@ class ServerProtocol(Connection):
                 + ("none" if hello.token is None else "another one"),
                 code="unauthorized",
             )
-        if hello.limits.frame_bytes < 1024 or hello.limits.chunk_bytes < 256:
-            raise RemoteProtocolError(
-                "expected frame_bytes of at least 1024 and chunk_bytes of at least "
-                f"256, got {hello.limits.frame_bytes} and {hello.limits.chunk_bytes}",
-                code="protocol_error",
-            )
-        self.peer = hello.client[:200]
-        self._outbox.peer = hello.limits
+        trouble = unusable(hello.limits)
+        if trouble:
+            raise RemoteProtocolError(trouble, code="protocol_error")
+        self.peer = hello.client[:_SHORT]
         self.phase = Phase.READY
         self.say(
             m.Welcome(
@@ -200,6 +206,8 @@ class ServerProtocol(Connection):
                 self.table.environments,
             )
         )
+        # Afterwards, because the greeting never comes in chunks (section 3.1).
+        self._outbox.peer = hello.limits
 
     def _request(
         self,
@@ -214,11 +222,15 @@ class ServerProtocol(Connection):
             elif message.seq == 0 and message.handle in self._reserved:
                 self.table.withdraw(self, message.handle)
             return
-        item = (
-            channel.cancel(message.seq)
-            if isinstance(message, m.Cancel)
-            else channel.accept(message, now)
-        )
+        if not isinstance(message, m.Cancel):
+            item = channel.accept(message, now)
+        elif message.seq == 0:
+            # The handle is free at once, so that nothing can follow on the session.
+            self.release(message.handle)
+            self.table.give_up(channel)
+            item = channel, message
+        else:
+            item = channel.cancel(message.seq)
         if item is not None:
             work.append(item)
 
@@ -286,6 +298,18 @@ class ServerProtocol(Connection):
             error.code, 1002
         )
 
+    def say(self, message: m.ClientMessage | m.ServerMessage) -> None:
+        """Queue a message; one that is larger than the client accepts is replaced."""
+        try:
+            super().say(message)
+        except LocalProtocolError as error:
+            if isinstance(message, m.Failure):
+                text = message.message[:_SHORT]
+                super().say(msgspec.structs.replace(message, message=text, detail=None))
+            elif isinstance(message, m.Sessions):
+                self._refuse_watch(message.id, "too_large", error.message, error.detail)
+            # Nobody waits for the rest, such as progress with a long text.
+
     # Handles; the table calls these
 
     def bind(self, handle: int, channel: Channel) -> None:
@@ -295,8 +319,11 @@ class ServerProtocol(Connection):
 
     def release(self, handle: int) -> None:
         """Make a handle mean nothing."""
-        self._reserved.discard(handle)
         self._channels.pop(handle, None)
+
+    def refuse(self, handle: int) -> None:
+        """Give back a handle for which nothing was opened."""
+        self._reserved.discard(handle)
 
     def drop(self, channel: Channel, code: str, message: str) -> None:
         """Take a channel off this connection and tell the client."""
@@ -306,6 +333,10 @@ class ServerProtocol(Connection):
     # Watching
 
     def _list(self, message: m.ListSessions, now: float) -> None:
+        if self.congested:
+            # Each list is large, and a frame can ask for thousands.
+            self._refuse_watch(message.id, "busy", "expected the client to read first")
+            return
         chosen = [
             session
             for session in self.table.by_id.values()
@@ -317,28 +348,28 @@ class ServerProtocol(Connection):
 
     def _watch(self, message: m.Watch, now: float) -> None:
         session = self.table.by_id.get(message.session)
-        if session is None or message.id in self._watchers:
-            what = (
-                f"the id of a session, got {message.session!r}"
-                if session is None
-                else f"an id that is free, got {message.id}"
-            )
-            self.say(
-                m.failure(
-                    None,
-                    None,
-                    "unknown_session" if session is None else "protocol_error",
-                    f"expected {what}",
-                    executed="no",
-                    detail={"watch": message.id},
-                )
-            )
+        if session is None:
+            text = f"expected the id of a session, got {message.session[:_SHORT]!r}"
+            self._refuse_watch(message.id, "unknown_session", text)
+            return
+        if message.id in self._watchers or len(self._watchers) >= _MOST_WATCHES:
+            text = f"expected an id that is free, got {message.id}"
+            if message.id not in self._watchers:
+                text = f"expected at most {_MOST_WATCHES} subscriptions"
+            self._refuse_watch(message.id, "protocol_error", text)
             return
         watcher = Watcher(self, session, id=message.id, limit=max(1, message.queue))
         self._watchers[message.id] = watcher
         session.watchers = [*(session.watchers or ()), watcher]
         session.refresh()
         self.say(m.Watching(message.id, session.row(now)))
+
+    def _refuse_watch(
+        self, id: int, code: str, text: str, detail: dict[str, object] | None = None
+    ) -> None:
+        """Answer a list or a subscription with an error."""
+        detail = {"watch": id, **(detail or {})}
+        self.say(m.failure(None, None, code, text, executed="no", detail=detail))
 
     def unwatch(self, id: int) -> None:
         """End a subscription; an unknown one is ignored."""
@@ -367,21 +398,22 @@ class ServerProtocol(Connection):
         if len(self._outbox) >= watcher.limit:
             watcher.dropped += 1
             return
-        event = self.codec.encode(
-            m.Event(
-                watcher.id,
-                kind,  # type: ignore[arg-type]  # one of the literals, by the caller
-                seq,
-                watcher.dropped,
-                m.raw(codec.transcode(request, self.codec)),
-                m.raw(codec.transcode(payload, self.codec)),
-                *times,
-            )
-        )
         try:
+            event = self.codec.encode(
+                m.Event(
+                    watcher.id,
+                    kind,  # type: ignore[arg-type]  # one of the literals
+                    seq,
+                    watcher.dropped,
+                    m.raw(codec.transcode(request, self.codec)),
+                    m.raw(codec.transcode(payload, self.codec)),
+                    *times,
+                )
+            )
             self.send(event)
-        except LocalProtocolError:
-            # Larger than this watcher accepts: it will learn that one is missing.
+        except (LocalProtocolError, *UNENCODABLE):
+            # Larger than this watcher accepts, or nothing that its encoding has: it
+            # will learn that one is missing.
             watcher.dropped += 1
         else:
             watcher.dropped = 0

@@ -28,7 +28,6 @@ _KINDS: Final = {
     m.Reset: "reset",
     m.Step: "step",
     m.GetState: "state",
-    m.Close: "ended",
 }
 
 
@@ -220,12 +219,12 @@ class Session:
         encode_ns: int,
     ) -> None:
         """What follows a reply besides sending it."""
+        if type(request) is m.Close:
+            self.table.remove(self, asked=channel)
+            return
         if self.watchers:
             self._tell_watchers(request, payload, environment_ns, encode_ns)
-        if type(request) is m.Close:
-            self.table.remove(self)
-        else:
-            self.release_held()
+        self.release_held()
 
     def fail(
         self,
@@ -250,7 +249,7 @@ class Session:
             payload = channel.codec.encode({"code": code, "message": message})
             self._tell_watchers(request, msgspec.Raw(payload), 0, 0, error=True)
         if type(request) is m.Close:
-            self.table.remove(self)
+            self.table.remove(self, asked=channel)
         else:
             self.release_held()
 
@@ -319,7 +318,7 @@ class Session:
         assert self.channel is not None
         codec = self.channel.codec
         asked: object = None
-        kind = _KINDS[type(request)]
+        kind = "error" if error else _KINDS[type(request)]
         if isinstance(request, m.Step):
             asked = request.action
         elif isinstance(request, m.Reset):
@@ -328,15 +327,34 @@ class Session:
                 "episode_id": request.episode_id,
                 "options": request.options,
             }
+        times = (self.queue_ns, environment_ns, encode_ns)
+        self._tell(codec, kind, request.seq, asked, payload, times)
+
+    def tell_ended(self, code: str) -> None:
+        """Tell watchers that nothing follows, whatever the reason."""
+        codec = m.MSGPACK if self.owner is None else self.owner.codec
+        seq = 0 if self.channel is None else self.channel.seq
+        payload = {"code": code, "message": m.CODES[code].meaning}
+        self._tell(codec, "ended", seq, None, payload, (0, 0, 0))
+
+    def _tell(
+        self,
+        codec: m.Codec,
+        kind: str,
+        seq: int,
+        asked: object,
+        payload: object,
+        times: tuple[int, int, int],
+    ) -> None:
         encoded = codec.encode(payload)
         encoded_request = codec.encode(asked)
         for watcher in self.watchers or ():
             watcher.protocol.tell(
                 watcher,
-                "error" if error else kind,
-                request.seq,
+                kind,
+                seq,
                 codec=codec,
                 request=encoded_request,
                 payload=encoded,
-                times=(self.queue_ns, environment_ns, encode_ns),
+                times=times,
             )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionTable"]
 
+_SHORT: Final = 200
+"""Characters of a client's text that are worth keeping."""
 _AFTER_EVICTION: Final = 0.8
 """Share of the bound that is left after evicting, so that evictions are rare."""
 
@@ -95,7 +97,7 @@ class SessionTable:
         """Create the session, or attach to it if the key exists, and say so."""
         channel = self.by_key.get(message.key)
         if channel is not None:
-            self._attach(channel, protocol, message.handle, resumed=True)
+            self._resume(channel, protocol, message)
             return
         name = message.environment or self.environments[0]
         if name not in self.environments:
@@ -103,7 +105,7 @@ class SessionTable:
                 protocol,
                 message,
                 "unknown_environment",
-                f"expected one of {self.environments!r}, got {name!r}",
+                f"expected one of {self.environments!r}, got {name[:_SHORT]!r}",
             )
         elif self.draining:
             self._refuse(protocol, message, "shutting_down", "the server is leaving")
@@ -119,7 +121,8 @@ class SessionTable:
         self, protocol: ServerProtocol, message: m.Open, name: str, now: float
     ) -> None:
         self._opened += 1
-        session = Session(self, f"s{self._opened}", name, message.owner, now)
+        label = message.owner[:_SHORT]
+        session = Session(self, f"s{self._opened}", name, label, now)
         channel = Channel(
             session,
             message.key,
@@ -145,7 +148,7 @@ class SessionTable:
         text: str,
         detail: dict[str, object] | None = None,
     ) -> None:
-        protocol.release(message.handle)
+        protocol.refuse(message.handle)
         protocol.say(m.failure(message.handle, None, code, text, detail=detail))
 
     def _refuse_full(self, protocol: ServerProtocol, message: m.Open) -> None:
@@ -167,6 +170,24 @@ class SessionTable:
                 message,
                 "unknown_session",
                 "expected the key of a session, got one that is not known here",
+            )
+            return
+        self._resume(channel, protocol, message)
+
+    def _resume(
+        self,
+        channel: Channel,
+        protocol: ServerProtocol,
+        message: m.Open | m.Resume | m.TakeOver,
+    ) -> None:
+        if channel.busy and channel.codec is not protocol.codec:
+            # The answer will come in the encoding of the request.
+            self._refuse(
+                protocol,
+                message,
+                "busy",
+                f"expected {channel.codec.encoding} while a request is in flight, "
+                f"got {protocol.codec.encoding}",
             )
             return
         self._attach(channel, protocol, message.handle, resumed=True)
@@ -203,18 +224,45 @@ class SessionTable:
             channel.detach(now + channel.lease)
             self._detached.add(channel)
 
-    def remove(self, session: Session, code: str = "session_closed") -> None:
-        """Forget a session whose environment is closed."""
+    def give_up(self, channel: Channel) -> None:
+        """A client leaves without a word to come: the server ends what it has here."""
+        channel.detach()
+        if not channel.guest:
+            self.retire(channel.session)
+
+    def retire(self, session: Session) -> None:
+        """Let nothing new begin on a session whose environment is about to close."""
+        session.stage = Stage.CLOSED
+        if session.owner is not None:
+            self.by_key.pop(session.owner.key, None)
+            self._detached.discard(session.owner)
+
+    def remove(
+        self,
+        session: Session,
+        code: str = "session_closed",
+        *,
+        asked: Channel | None = None,
+    ) -> None:
+        """Forget a session whose environment is closed.
+
+        Args:
+            session: Which one.
+            code: Why, for clients.
+            asked: Whose `close` it was: its reply says all.
+        """
         session.stage = Stage.CLOSED
         for channel in session.channels():
             self._forget(channel)
             if channel.protocol is not None:
-                if channel is session.channel or code == "session_closed":
+                if channel is asked:
                     channel.protocol.release(channel.handle)
                 else:
                     channel.protocol.drop(channel, code, "the server ended the session")
             channel.detach()
         self.by_id.pop(session.id, None)
+        if session.watchers:
+            session.tell_ended(code)
         for watcher in session.watchers or ():
             watcher.protocol.unwatch(watcher.id)
         if self._waiting:
@@ -224,7 +272,7 @@ class SessionTable:
     def _forget(self, channel: Channel) -> None:
         self.by_key.pop(channel.key, None)
         self._detached.discard(channel)
-        channel.evict()
+        channel.forget()
         channel.live = False
         channel.fast = None
 
@@ -235,7 +283,7 @@ class SessionTable:
             for waiting in self._waiting
             if (waiting.protocol, waiting.message.handle) != (protocol, handle)
         )
-        protocol.release(handle)
+        protocol.refuse(handle)
 
     def forget_connection(self, protocol: ServerProtocol) -> None:
         """Drop what a connection waits for: nobody is there to get it."""
@@ -262,7 +310,7 @@ class SessionTable:
                 self.hand_back(channel)
             else:
                 # No key finds it any more, though its environment still has to close.
-                self.by_key.pop(channel.key, None)
+                self.retire(channel.session)
                 ended.append(channel.session)
         self._serve_waiting(now)
         return ended
@@ -332,15 +380,20 @@ class SessionTable:
     def take_over(self, protocol: ServerProtocol, message: m.TakeOver) -> None:
         """Give a second client the wheel (section 7.3)."""
         session = self.by_id.get(message.session)
-        if session is None:
+        if session is None or session.stage is Stage.CLOSED:
             self._refuse(
                 protocol,
                 message,
                 "unknown_session",
-                f"expected the id of a session, got {message.session!r}",
+                f"expected the id of a session, got {message.session[:_SHORT]!r}",
             )
             return
-        if session.guest is not None or message.key in self.by_key:
+        guest = session.guest
+        if guest is not None and guest.key == message.key:
+            # Asked again, because the answer was lost with a connection.
+            self._resume(guest, protocol, message)
+            return
+        if guest is not None or message.key in self.by_key:
             self._refuse(
                 protocol,
                 message,

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .. import messages as m
 from ..environment import AnyEnvironment, EnvironmentSpec, Execution, find_spec
 from ..errors import LocalProtocolError
-from .connection import ABORT, CODECS, WebSocketLink
+from .connection import CODECS, DIRECT, AsgiLink, DirectLink
 from .core import ServerCore
 from .schema import environment_schema
 from .security import AccessPolicy, bearer_token
@@ -274,12 +274,14 @@ class _WebSocketEndpoint:
             return
         await receive()
         await send({"type": "websocket.accept", "subprotocol": chosen})
-        link = WebSocketLink(
-            self._core,
-            CODECS[chosen],
-            authorized=scope.get("openenv_async.authorized", True),
-            send=send,
-            receive=receive,
-            abort=scope.get("extensions", {}).get(ABORT),
-        )
-        await link.serve()
+        codec = CODECS[chosen]
+        authorized = scope.get("openenv_async.authorized", True)
+        socket = scope.get("extensions", {}).get(DIRECT)
+        if socket is None:
+            await AsgiLink(
+                self._core, codec, authorized=authorized, send=send, receive=receive
+            ).serve()
+        else:
+            await DirectLink(
+                self._core, codec, authorized=authorized, send=send, socket=socket
+            ).serve(receive)

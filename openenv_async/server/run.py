@@ -7,18 +7,14 @@ import os
 import socket
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.websockets.websockets_sansio_impl import (
-    WebSocketsSansIOProtocol,
-)
-from websockets.http11 import Request
 
 from ..errors import ProviderError
-from .connection import ABORT
+from .direct import DirectProtocol
 
 __all__ = ["bind_tcp", "bind_unix", "make_server", "run_server"]
 
@@ -29,20 +25,6 @@ _HURRY: Final = 0.05
 """Seconds between two looks for a second signal."""
 _ROOM: Final = 64 * 1024
 """How much larger than our frame limit uvicorn's is, so that ours answers."""
-
-
-class _Protocol(WebSocketsSansIOProtocol):
-    """uvicorn's own, which also lets the application drop the socket.
-
-    A peer that stopped reading would keep a socket that is only closed, because
-    closing waits for what is still in the buffer.
-    """
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if hasattr(self, "scope"):
-            extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
-            extensions[ABORT] = self.transport.abort
 
 
 class _Server(uvicorn.Server):
@@ -152,7 +134,7 @@ def make_server(
     limits = app.state.core.limits
     config = uvicorn.Config(
         app,
-        ws=_Protocol,
+        ws=DirectProtocol,
         ws_max_size=limits.frame_bytes + _ROOM,
         ws_per_message_deflate=False,
         # Our own heartbeats travel as messages, because tunnels drop pings.

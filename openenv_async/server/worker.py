@@ -131,13 +131,20 @@ class _Worker:
         await self._loop.create_connection(lambda: self._pipe, sock=connection)
         self._pipe.send(Ready())
         await self._ended
-        for host in list(self._hosts.values()):
+        hosts = list(self._hosts.values())
+        for host in hosts:
+            self._inline.cancel(host)
+        with anyio.move_on_after(_CLOSE_PATIENCE):
+            # Polled once, at the end of a worker.
+            while any(host.task is not None for host in hosts):  # noqa: ASYNC110 (see above)
+                await anyio.sleep(0.01)
+        for host in hosts:
             await self._close(host)
 
     async def _close(self, host: Host) -> None:
         """The parent is gone and can ask for nothing: close what it left."""
         environment = host.environment
-        if environment is None or host.started_ns:
+        if environment is None or host.running is not None or host.stuck:
             return
         with anyio.move_on_after(_CLOSE_PATIENCE):
             try:
@@ -158,26 +165,25 @@ class _Worker:
                 case Begin():
                     self._begin(message)
                 case m.Cancel():
-                    host = self._hosts[message.handle]
-                    self._inline.cancel(host)
+                    # It may come after the close that it wants to stop.
+                    cancelled = self._hosts.get(message.handle)
+                    if cancelled is not None:
+                        self._inline.cancel(cancelled)
                 case m.Reset() | m.Step() | m.GetState() | m.Close():
                     host = self._hosts[message.handle]
                     host.sink.since_ns = now
-                    # One thread would do as well as the loop for a single session,
-                    # but a blocking step must not hold up this worker's others.
-                    if METHODS[type(message)] in self._blocking and self._alone():
-                        self._inline.submit(host, message)
+                    if type(message) is m.Close:
+                        del self._hosts[message.handle]
+                    if host.stuck and type(message) is m.Close:
+                        host.leave()
                     elif METHODS[type(message)] in self._blocking:
+                        # Even for a single session, because the next one that comes
+                        # here must not wait for a step that hangs.
                         self._threads.submit(host, message)
                     else:
                         self._inline.submit(host, message)
-                    if type(message) is m.Close:
-                        del self._hosts[message.handle]
                 case _:
                     assert_never(message)
-
-    def _alone(self) -> bool:
-        return len(self._hosts) == 1
 
     def _begin(self, begin: Begin) -> None:
         codec = m.MSGPACK if begin.encoding == "msgpack" else m.JSON

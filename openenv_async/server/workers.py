@@ -286,6 +286,13 @@ class WorkerBackend:
         if worker not in self._workers:
             return
         self._workers.remove(worker)
+        for host in list(worker.handles):
+            if host.running is None:
+                # At once, so that its next reset goes to a worker that lives.
+                self._forget(worker, host)
+                if isinstance(host.sink, Session):
+                    text = f"the worker process of {self.spec.name!r} ended"
+                    host.sink.break_episode(f"worker_died: {text}")
         if not self._closing:
             self._tasks.spawn(self._reap(worker), f"openenv-async-reap-{worker.number}")
 
@@ -309,22 +316,19 @@ class WorkerBackend:
             timer = self._timers.pop(host, None)
             if timer is not None:
                 timer.cancel()
-            request, host.running = host.running, None
+            host.running = None
             code = (
                 host.stopping if host.stopping == "deadline_exceeded" else "worker_died"
             )
             host.stopping = ""
             self._forget(worker, host)
-            if request is not None:
-                host.sink.fail(
-                    code,
-                    text,
-                    outcome=Outcome.BROKEN,
-                    executed="unknown",
-                    detail={"exit_status": status},
-                )
-            elif isinstance(host.sink, Session):
-                host.sink.break_episode(f"worker_died: {text}")
+            host.sink.fail(
+                code,
+                text,
+                outcome=Outcome.BROKEN,
+                executed="unknown",
+                detail={"exit_status": status},
+            )
 
     async def aclose(self) -> None:
         """End all workers; environments should be closed by now."""
