@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from time import perf_counter_ns
+from typing import Any, Final
 
 import anyio
 
-__all__ = ["Resumed", "Tasks", "shielded"]
+__all__ = ["SPIN_SESSIONS", "SPIN_WINDOW", "Resumed", "Spinner", "Tasks", "shielded"]
 
 _logger = logging.getLogger("openenv_async")
 
@@ -54,6 +56,73 @@ class Resumed:
                     yielded = call(coroutine.send, value)
             except StopIteration as stop:
                 return stop.value
+
+
+class Spinner:
+    """Keeps a loop awake for a moment after traffic, because more is likely to come.
+
+    A core that sleeps takes tens of microseconds to wake, often longer than a step. So
+    the loop polls for `window` seconds instead of sleeping, and stops to do so where
+    that does not pay: when traffic seldom comes within the window, and where there is
+    only one core, which the peer needs more. Its owner touches it only while few
+    sessions are active: many keep each other awake, and polling would slow them.
+
+    Args:
+        window: Seconds to poll after traffic; 0 never polls.
+    """
+
+    def __init__(self, window: float) -> None:
+        self._window_ns = int(window * 1e9)
+        self._until_ns = 0
+        self._spinning = False
+        self._luck = 1.0
+        """Moving share of the windows in which traffic came."""
+        self._skipped = 0
+        self._loop = asyncio.get_running_loop()
+        if not _has_cores():
+            self._window_ns = 0
+
+    def touch(self) -> None:
+        """There was traffic."""
+        window_ns = self._window_ns
+        if not window_ns:
+            return
+        if self._spinning:
+            self._luck += (1.0 - self._luck) * _SPIN_MEMORY
+        elif self._luck < _SPIN_LEAST_LUCK and self._skipped < _SPIN_PATIENCE:
+            self._skipped += 1
+            return
+        else:
+            self._skipped = 0
+            self._spinning = True
+            self._loop.call_soon(self._turn)
+        self._until_ns = perf_counter_ns() + window_ns
+
+    def _turn(self) -> None:
+        if perf_counter_ns() < self._until_ns:
+            self._loop.call_soon(self._turn)
+        else:
+            self._spinning = False
+            self._luck -= self._luck * _SPIN_MEMORY
+
+
+SPIN_WINDOW: Final = 60e-6
+"""Seconds of polling by default: a step of a fast environment comes within."""
+SPIN_SESSIONS: Final = 8
+"""Sessions on a connection above which polling does not help."""
+_SPIN_MEMORY: Final = 0.05
+"""Weight of the newest window in the share of lucky ones."""
+_SPIN_LEAST_LUCK: Final = 0.3
+"""Share of lucky windows below which polling does not pay."""
+_SPIN_PATIENCE: Final = 64
+"""Windows to skip before looking again whether it pays."""
+
+
+def _has_cores() -> bool:
+    """Whether this process may use more than one core."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) > 1
+    return (os.cpu_count() or 1) > 1
 
 
 class Tasks:

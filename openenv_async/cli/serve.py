@@ -70,6 +70,13 @@ def serve(
     tracebacks: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool, typer.Option(help="Send tracebacks of environments to clients.")
     ] = True,
+    spin: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds of polling after traffic on connections with few sessions.",
+        ),
+    ] = 60e-6,
     drain: Annotated[
         float, typer.Option(min=0.0, help="Seconds for what is in flight at the end.")
     ] = 10.0,
@@ -97,6 +104,7 @@ def serve(
         allowed_hosts=allow_host or (),
         allowed_origins=allow_origin or (),
         tracebacks=tracebacks,
+        spin=spin,
     )
     if uds is not None:
         bound = bind_unix(uds)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .. import messages as m
-from .._aio import shielded
+from .._aio import SPIN_WINDOW, shielded
 from ..errors import (
     LocalProtocolError,
     OpenEnvError,
@@ -73,6 +73,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         hold: bool = False,
         connect_timeout: float = 10.0,
         reconnect_timeout: float = 60.0,
+        spin: float = SPIN_WINDOW,
     ) -> None:
         if (url is None) is (provider is None):
             raise LocalProtocolError("expected a url or a provider, and not both")
@@ -98,6 +99,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             token=token,
             connect_timeout=connect_timeout,
             reconnect_timeout=reconnect_timeout,
+            spin=spin,
         )
         self._opening: dict[str, Any] = {
             "environment": environment,

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import anyio
 
 from .. import messages as m
-from .._aio import Tasks
+from .._aio import SPIN_SESSIONS, SPIN_WINDOW, Spinner, Tasks
 from ..errors import ConnectFailed, OpenEnvError, RemoteProtocolError, SessionLost
 from ..protocol import ClientProtocol, ClientSession
 from .endpoint import Endpoint
@@ -46,12 +46,14 @@ class ConnectionOptions:
         token: Bearer token.
         connect_timeout: Seconds for the first connection.
         reconnect_timeout: Seconds of trying before sessions count as lost.
+        spin: Seconds of polling after traffic, while few sessions are active.
         limits: What this side accepts, and its heartbeat.
     """
 
     token: str | None = None
     connect_timeout: float = 10.0
     reconnect_timeout: float = 60.0
+    spin: float = SPIN_WINDOW
     limits: m.Limits = dataclasses.field(default_factory=m.Limits)
 
 
@@ -85,7 +87,9 @@ class Connection:
         self.loop = asyncio.get_running_loop()
         self._socket: WebSocket | None = None
         self._greeted = asyncio.Event()
+        self._greeting: asyncio.Future[None] = self.loop.create_future()
         self._tasks = Tasks()
+        self._spinner = Spinner(options.spin)
         self._scheduled = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -95,25 +99,24 @@ class Connection:
 
     # Coming and going
 
-    async def acquire(self) -> None:
-        """Wait until the connection can be used, connecting if need be.
+    def acquire(self, count: int = 1) -> None:
+        """Take the connection for sessions, and begin to connect if need be."""
+        self.users += count
+        if self._timer is None and self.error is None and not self._closing:
+            self._next_tick()
+            self._tasks.spawn(self._connect_first(), "openenv-async-connect")
+
+    async def wait_greeted(self) -> None:
+        """Wait until the connection can be used.
 
         Raises:
             ConnectFailed: There is no server.
             Unauthorized: The token is missing or wrong.
             RemoteProtocolError: It speaks something else.
         """
-        self.users += 1
-        try:
-            if self._timer is None and self.error is None and not self._closing:
-                self._timer = self.loop.call_later(_TICK, self._tick)
-                self._tasks.spawn(self._connect_first(), "openenv-async-connect")
-            await self._greeted.wait()
-            if self.error is not None:
-                raise _again(self.error)
-        except BaseException:
-            self.users -= 1
-            raise
+        await self._greeted.wait()
+        if self.error is not None:
+            raise _again(self.error)
 
     def release(self, count: int = 1) -> bool:
         """Give the connection back; returns whether nobody uses it any more."""
@@ -143,7 +146,6 @@ class Connection:
         try:
             async with asyncio.timeout(self.options.connect_timeout):
                 await self._connect()
-                await self._greeted.wait()
         except TimeoutError:
             self._fail(
                 ConnectFailed(
@@ -153,9 +155,15 @@ class Connection:
             )
         except OpenEnvError as error:
             self._fail(error)
+        except Exception as error:
+            _logger.warning("= %s: cannot connect", self.endpoint.url, exc_info=error)
+            text = f"expected a server at {self.endpoint.url!r}: {error!r}"
+            self._fail(ConnectFailed(text, retryable=False))
 
     async def _connect(self) -> None:
+        """Open the socket and wait for the greeting."""
         protocol = self.protocol
+        greeting = self._greeting = self.loop.create_future()
         socket = await open_websocket(
             self.endpoint,
             subprotocol=protocol.codec.subprotocol,
@@ -166,8 +174,22 @@ class Connection:
             writable=self._schedule_flush,
             lost=self._lost,
         )
+        if socket.is_closed:
+            raise ConnectFailed(f"{self.endpoint.url!r} ended the connection")
         self._socket = socket
         protocol.connection_made(perf_counter())
+        try:
+            await greeting
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        """End the socket, and expect nothing more from it."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            self.protocol.connection_lost()
+            socket.abort()
 
     async def _reconnect(self) -> None:
         """Open the socket again, with pauses that grow and vary.
@@ -190,11 +212,15 @@ class Connection:
                 problem = error
             except OpenEnvError as error:
                 self._fail(error)
-                return
+            except Exception as error:  # noqa: BLE001 (what failed once may be over)
+                problem = ConnectFailed(repr(error))
             else:
                 self.reconnects += 1
                 _logger.info("= %s: connected again", self.endpoint.url)
                 return
+            if self.error is not None:
+                return
+            _logger.debug("= %s: %s", self.endpoint.url, problem)
         self._fail(
             ConnectFailed(
                 f"expected to reach {self.endpoint.url!r} again within "
@@ -202,8 +228,10 @@ class Connection:
             )
         )
 
-    def _lost(self) -> None:
+    def _lost(self, socket: WebSocket) -> None:
         """The socket is gone."""
+        if socket is not self._socket:
+            return  # In its handshake, which tells whoever waits; or dropped by us.
         self._socket = None
         self.protocol.connection_lost()
         for waiter in list(self._others.values()):
@@ -213,9 +241,9 @@ class Connection:
             )
         if self._closing or self.error is not None:
             return
-        if not self._greeted.is_set():
-            # The first connection: whoever opens it has to know at once.
-            self._fail(
+        if not self._greeting.done():
+            # Whoever connects decides whether to try again.
+            self._greeting.set_exception(
                 ConnectFailed(
                     f"expected a greeting from {self.endpoint.url!r}, but the "
                     "connection ended"
@@ -262,6 +290,8 @@ class Connection:
     # Receiving
 
     def _received(self, frame: bytes) -> None:
+        if self.users <= SPIN_SESSIONS:
+            self._spinner.touch()
         try:
             events = self.protocol.receive(frame, perf_counter())
         except OpenEnvError as error:
@@ -281,6 +311,8 @@ class Connection:
         match message:
             case m.Welcome():
                 self._greeted.set()
+                if not self._greeting.done():
+                    self._greeting.set_result(None)
             case m.Goodbye():
                 _logger.info("< %s: goodbye, %s", self.endpoint.url, message.reason)
             case m.Sessions() | m.Watching() | m.Event():
@@ -335,8 +367,10 @@ class Connection:
         while not socket.paused:
             frame = protocol.next_frame()
             if frame is None:
-                return
+                break
             socket.send(frame)
+        if self.users <= SPIN_SESSIONS:
+            self._spinner.touch()
 
     # Time
 
@@ -364,6 +398,9 @@ class Connection:
                         executed="unknown",
                     ),
                 )
+        self._next_tick()
+
+    def _next_tick(self) -> None:
         interval = min(_TICK, self.options.limits.heartbeat / 4)
         self._timer = self.loop.call_later(interval, self._tick)
 

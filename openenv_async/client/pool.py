@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from typing import Final, TypeAlias
 
+from .._aio import shielded
 from .connection import Connection, ConnectionOptions
 from .endpoint import Endpoint
 
@@ -15,6 +16,9 @@ SPREAD: Final = 128
 """Sessions on a socket from which on a second one pays."""
 _DEFAULT_SOCKETS: Final = 2
 """Client and server work at the same time with two; more gained nothing."""
+
+_RELEASE_TIMEOUT: Final = 5.0
+"""Seconds for closing a connection that could not be made."""
 
 _Key: TypeAlias = tuple[Endpoint, ConnectionOptions]
 
@@ -38,16 +42,15 @@ class Pool:
             OpenEnvError: No connection could be made; none is held then.
         """
         chosen = self._choose(count, sockets)
-        held: list[Connection] = []
+        for connection in chosen:
+            connection.acquire()
         try:
-            for connection in chosen:
-                await connection.acquire()
-                held.append(connection)
+            for connection in set(chosen):
+                await connection.wait_greeted()
         except BaseException:
-            await self.release(held)
-            self._forget_failed()
+            await shielded(self.release(chosen), timeout=_RELEASE_TIMEOUT)
             raise
-        return held
+        return chosen
 
     def _choose(self, count: int, sockets: int | None) -> list[Connection]:
         self._forget_failed()

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from .. import messages as m
-from .._aio import shielded
+from .._aio import SPIN_WINDOW, shielded
 from ..environment import type_arguments
 from ..errors import (
     LocalProtocolError,
@@ -70,6 +70,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             opening one; it is handed back at the end.
         connect_timeout: Seconds for the first connection.
         reconnect_timeout: Seconds of reconnecting before sessions count as lost.
+        spin: Seconds of polling for a reply before the loop sleeps, while few sessions
+            share the connection: a lone step takes half the time. 0 never polls.
         on_progress: Called with what a long step reports: a fraction or None, a text.
     """
 
@@ -93,6 +95,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         take_over: str | None = None,
         connect_timeout: float = 10.0,
         reconnect_timeout: float = 60.0,
+        spin: float = SPIN_WINDOW,
         on_progress: Callable[[float | None, str], None] | None = None,
     ) -> None:
         if (url is None) is (provider is None):
@@ -104,6 +107,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             token=token,
             connect_timeout=connect_timeout,
             reconnect_timeout=reconnect_timeout,
+            spin=spin,
         )
         self._opening: dict[str, Any] = {
             "environment": environment or self.environment,
@@ -121,7 +125,10 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         self._future: asyncio.Future[m.ServerMessage] | None = None
         self._leftover: asyncio.Future[m.ServerMessage] | None = None
         """Resolves with what became of a call that its caller cancelled."""
-        self._leftover_is_step = False
+        self._leftover_kind: type = m.Step
+        self._interrupted: StepInterrupted | None = None
+        """What the next step has to say about an earlier one."""
+        self._is_opened = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -252,6 +259,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             unwrapped = await self._wait_opened()
             if isinstance(unwrapped, OpenEnvError):
                 raise unwrapped
+            self._is_opened = True
         except BaseException:
             await shielded(self._give_back(), timeout=_CLOSE_TIMEOUT)
             raise
@@ -310,6 +318,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         await self._future
 
     async def _give_back(self) -> None:
+        self._is_opened = False
+        self._leftover = self._interrupted = None
         session, self._session = self._session, None
         connection, self._connection = self._connection, None
         if connection is not None and session is not None:
@@ -480,16 +490,22 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             future.set_result(message)
             return
         if isinstance(message, m.Progress):
-            if self._on_progress is not None:
-                self._on_progress(message.fraction, message.message)
+            self._progressed(message)
             return
-        if isinstance(message, m.Opened) and message.resumed:
+        if isinstance(message, m.Opened) and self._is_opened:
             _logger.info("= session %s resumed", message.session)
             return
         if future is not None and not future.done():
             future.set_result(message)
         elif self._leftover is not None and not self._leftover.done():
             self._leftover.set_result(message)
+
+    def _progressed(self, progress: m.Progress) -> None:
+        if self._on_progress is not None:
+            try:
+                self._on_progress(progress.fraction, progress.message)
+            except Exception:  # the caller's own; the connection is not only its
+                _logger.exception("on_progress failed")
 
     # Cancelled calls
 

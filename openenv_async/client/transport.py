@@ -39,7 +39,7 @@ class WebSocket(asyncio.Protocol):
         max_size: Largest message to accept, in bytes.
         received: Called with each message.
         writable: Called when writing is possible again.
-        lost: Called once, when the connection is gone.
+        lost: Called once, with itself, when the connection is gone.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class WebSocket(asyncio.Protocol):
         max_size: int,
         received: Callable[[bytes], None],
         writable: Callable[[], None],
-        lost: Callable[[], None],
+        lost: Callable[[WebSocket], None],
     ) -> None:
         self._framing = Framing(
             parse_uri(endpoint.websocket_url),
@@ -149,7 +149,7 @@ class WebSocket(asyncio.Protocol):
             )
         if not self._closed.done():
             self._closed.set_result(None)
-        self._lost()
+        self._lost(self)
 
     def pause_writing(self) -> None:
         """The kernel takes no more."""
@@ -200,6 +200,11 @@ class WebSocket(asyncio.Protocol):
             self.abort()
             raise
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self._transport is None
+
     def abort(self) -> None:
         """Drop the socket at once."""
         if self._transport is not None:
@@ -233,7 +238,7 @@ async def open_websocket(
     max_size: int,
     received: Callable[[bytes], None],
     writable: Callable[[], None],
-    lost: Callable[[], None],
+    lost: Callable[[WebSocket], None],
 ) -> WebSocket:
     """Connect and shake hands.
 

@@ -216,12 +216,7 @@ class Channel:
         self.say(reply)
 
     def cancel(self, seq: int) -> Work | None:
-        """Ask to stop a request; returns work if there is something to stop.
-
-        Number 0 stands for the session itself: the client gives it up.
-        """
-        if seq == 0:
-            return self, m.Cancel(self.handle, seq)
+        """Ask to stop a request; returns work if there is something to stop."""
         if seq == self.seq + 1:
             self.cancel_ahead = seq
         elif seq == self.seq and self.held is not None:
@@ -327,11 +322,7 @@ class Channel:
         self.protocol = protocol
         self.expires_at = None
         moved = self.handle not in (-1, handle)
-        if protocol.codec is not self.codec:
-            # Bytes in another encoding cannot be sent here.
-            self.evict()
-            self.codec = protocol.codec
-        elif moved and self.kept is not None:
+        if moved and self.kept is not None:
             message: m.ServerMessage = self.codec.from_server.message(self.kept)
             self.forget()
             self._keep(

@@ -95,7 +95,11 @@ class Connection:
             self._heard = now
         silence = now - self._heard
         interval = self.limits.heartbeat
-        if silence >= _SILENCE * interval:
+        if (
+            silence >= _SILENCE * interval
+            # Not while nobody was asked, as after a time in which we were blocked.
+            and self._heard < self._pinged <= now - interval
+        ):
             return False
         if silence >= interval and now - self._pinged >= interval:
             if self.phase is Phase.GREETING:

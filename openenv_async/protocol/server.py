@@ -227,8 +227,7 @@ class ServerProtocol(Connection):
         elif message.seq == 0:
             # The handle is free at once, so that nothing can follow on the session.
             self.release(message.handle)
-            self.table.give_up(channel)
-            item = channel, message
+            item = (channel, message) if self.table.give_up(channel) else None
         else:
             item = channel.cancel(message.seq)
         if item is not None:

@@ -180,13 +180,13 @@ class SessionTable:
         protocol: ServerProtocol,
         message: m.Open | m.Resume | m.TakeOver,
     ) -> None:
-        if channel.busy and channel.codec is not protocol.codec:
-            # The answer will come in the encoding of the request.
+        if channel.codec is not protocol.codec:
+            # What it has in flight and what is kept for it is in that encoding.
             self._refuse(
                 protocol,
                 message,
-                "busy",
-                f"expected {channel.codec.encoding} while a request is in flight, "
+                "protocol_error",
+                f"expected {channel.codec.encoding} as when the session was opened, "
                 f"got {protocol.codec.encoding}",
             )
             return
@@ -220,15 +220,18 @@ class SessionTable:
 
     def detach(self, channel: Channel, now: float) -> None:
         """The channel's connection is gone: its lease begins."""
+        channel.detach(now + channel.lease)
         if channel.key in self.by_key:
-            channel.detach(now + channel.lease)
             self._detached.add(channel)
 
-    def give_up(self, channel: Channel) -> None:
-        """A client leaves without a word to come: the server ends what it has here."""
+    def give_up(self, channel: Channel) -> bool:
+        """A client leaves without a word to come; returns whether the session ends."""
         channel.detach()
-        if not channel.guest:
-            self.retire(channel.session)
+        if channel.guest:
+            self.hand_back(channel)
+            return False
+        self.retire(channel.session)
+        return True
 
     def retire(self, session: Session) -> None:
         """Let nothing new begin on a session whose environment is about to close."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import anyio
 
 from .. import messages as m
-from .._aio import Tasks
+from .._aio import SPIN_SESSIONS, SPIN_WINDOW, Spinner, Tasks
 from ..environment import EnvironmentSpec
 from ..errors import LocalProtocolError
 from ..protocol import Channel, ServerProtocol, Session, SessionTable, Work
@@ -62,6 +62,7 @@ class ServerCore:
         threads: Most threads for blocking environments.
         workers: Worker processes for each environment that runs in processes.
         kept_bytes: Bound for kept replies.
+        spin: Seconds of polling after traffic, while few sessions are active.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ServerCore:
         threads: int = 256,
         workers: int = 2,
         kept_bytes: int = 1024 * 1024 * 1024,
+        spin: float = SPIN_WINDOW,
     ) -> None:
         self.specs = {spec.name: spec for spec in specs}
         if not specs or len(self.specs) != len(specs):
@@ -92,6 +94,8 @@ class ServerCore:
         self.table.made_room = self._made_room
         self.links: set[Link] = set()
         self._marked: set[Link] = set()
+        self._spin = spin
+        self._spinner: Spinner | None = None
         self.tasks = Tasks()
         self.statistics = ServerStatistics()
         self._token = token
@@ -163,8 +167,12 @@ class ServerCore:
     def flush(self) -> None:
         """Send what waits on the marked connections."""
         marked, self._marked = self._marked, set()
+        few = False
         for link in marked:
             link.flush()
+            few = few or 0 < link.protocol.channels <= SPIN_SESSIONS
+        if few and self._spinner is not None:
+            self._spinner.touch()
 
     # Requests
 
@@ -289,7 +297,8 @@ class ServerCore:
         """Begin to watch time; called by the first connection. Idempotent."""
         if self._timer is None and not self._closed:
             self._lag.start()
-            self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
+            self._spinner = Spinner(self._spin)
+            self._next_tick()
 
     def _schedule(self) -> None:
         """Have a look earlier than at the next regular tick, if a lease is short."""
@@ -312,6 +321,9 @@ class ServerCore:
                 _logger.info("= %s is silent: connection ended", link.protocol.peer)
                 link.abort()
         self._tick_table(now)
+        self._next_tick()
+
+    def _next_tick(self) -> None:
         interval = min(_TICK, self.limits.heartbeat / 4)
         self._timer = asyncio.get_running_loop().call_later(interval, self._tick)
 
