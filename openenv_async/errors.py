@@ -328,6 +328,7 @@ _BY_CODE: dict[str, type[OpenEnvError]] = {
     **{kind.default_code: kind for kind in _OWN_CODE},
     # Codes that share a class with another one (docs/protocol.md, section 9).
     "episode_broken": ResetRequired,
+    "session_closed": SessionClosed,
     "worker_died": SessionLost,
     "session_poisoned": SessionLost,
     "unknown_session": SessionLost,

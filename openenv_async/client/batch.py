@@ -41,7 +41,9 @@ StateT = TypeVar("StateT")
 
 _CLOSE_TIMEOUT: Final = 10.0
 _FRAME: Final = 128
-"""Steps after which a frame leaves, so that the server can begin with it."""
+"""Steps after which the first frame leaves, so that the server can begin with it."""
+_LATER_FRAME: Final = 192
+"""Steps between later frames: larger, because each costs the server something."""
 
 
 class EnvBatch(Generic[ActT, ObsT, StateT]):
@@ -91,7 +93,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self.payloads = payloads
         self.decode: Callable[[Any], Any] = payloads.observation
         self.same_step = self.autoreset is AutoresetMode.SAME_STEP
-        self.next_step = self.autoreset is AutoresetMode.NEXT_STEP
+        self.resets = self.autoreset is not AutoresetMode.DISABLED
         self._url = url
         self._provider = provider
         self._sockets = sockets
@@ -108,7 +110,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             "wait": capacity_timeout,
             "hold": hold,
         }
-        self._timeout = timeout
+        self.timeout = timeout
         self._slots = [Slot(self, index) for index in range(size)]
         self._pool: Pool | None = None
         self._held: list[Connection] = []
@@ -151,6 +153,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         """
         if self._is_open:
             raise LocalProtocolError("expected a batch that is not open yet")
+        self._posted.clear()
+        self._arrivals.clear()
         try:
             url = self._url
             if self._provider is not None:
@@ -208,7 +212,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         slots = [slot for slot in self._slots if hasattr(slot, "session")]
         for slot in slots:
             if slot.session.pending is not None and not slot.abandoned:
-                self._abandon(slot)
+                self._abandon_running(slot)
+        self._notify()
         await self._wait_settled(slots)
         live = [slot for slot in slots if slot.session.id and not slot.session.ended]
         if not live:
@@ -264,7 +269,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self._check_free(slots)
         problems = await self._reopen(slots)
         gather = self._start(slots)
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self.timeout if timeout is None else timeout
         for slot, seed, option in zip(slots, chosen, each, strict=True):
             if slot.index in problems:
                 slot.gather = None
@@ -302,15 +307,15 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         await self._wait_settled(slots)
         self._check_free(slots)
         if timeout is None:
-            timeout = self._timeout
-        gather = Gather(len(slots))
+            timeout = self.timeout
+        gather = Gather(len(slots), timeout)
         self._gathers.add(gather)
         sent_ns = perf_counter_ns()
         frame = _FRAME
         for position, slot in enumerate(slots):
             slot.gather = gather
             slot.position = position
-            if slot.interrupted is None and not (slot.done and self.next_step):
+            if slot.interrupted is None and not (slot.done and self.resets):
                 # What `send_step` does when nothing is special.
                 slot.kind = m.Step
                 slot.sent_ns = sent_ns
@@ -323,7 +328,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             frame -= 1
             if not frame:
                 self._flush()
-                frame = _FRAME
+                frame = _LATER_FRAME
         return await self._finish(slots, gather)
 
     async def state(
@@ -342,7 +347,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         await self._wait_settled(slots)
         self._check_free(slots)
         gather = self._start(slots)
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self.timeout if timeout is None else timeout
         for slot in slots:
             slot.send_state(timeout)
         return await self._finish(slots, gather)
@@ -363,7 +368,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         return slots
 
     def _check_free(self, slots: Iterable[Slot]) -> None:
-        if not self._gathers and not self._posted:
+        if not self._gathers and not self._posted and not self._abandoned:
             return
         for slot in slots:
             if slot.session.pending is not None or slot.index in self._posted:
@@ -390,9 +395,11 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         try:
             await gather.future
         except asyncio.CancelledError:
-            for slot in slots:
+            for slot, result in zip(slots, gather.results, strict=True):
                 if slot.gather is gather:
                     self._abandon(slot)
+                else:
+                    slot.remember(result)
             raise
         finally:
             self._gathers.discard(gather)
@@ -406,11 +413,23 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             self._abandoned += 1
             slot.protocol.cancel(slot.session)
 
+    def _abandon_running(self, slot: Slot) -> None:
+        """Stop a call that another task still awaits, and tell that task."""
+        gather, position = slot.gather, slot.position
+        self._abandon(slot)
+        if gather is not None:
+            error = SessionClosed(
+                "the batch was closed during the call", executed="unknown"
+            )
+            gather.put(position, Failure(error))
+
     async def _wait_settled(self, slots: Sequence[Slot]) -> None:
         """Wait for the outcomes of what a cancelled call left behind."""
         while self._abandoned and any(slot.abandoned for slot in slots):
-            self._calm = asyncio.get_running_loop().create_future()
-            await self._calm
+            if self._calm is None or self._calm.done():
+                self._calm = asyncio.get_running_loop().create_future()
+            # Several calls may wait, and one of them may be cancelled.
+            await asyncio.shield(self._calm)
 
     def settled(self) -> None:
         """A request that a cancelled call left behind has its outcome."""
@@ -469,7 +488,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
                 f"expected {len(slots)} actions, got {len(actions)}"
             )
         self._check_free(slots)
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self.timeout if timeout is None else timeout
         for slot, action in zip(slots, actions, strict=True):
             slot.gather = None
             self._posted.add(slot.index)
@@ -495,7 +514,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         chosen = spread_seeds(seeds, len(slots))
         each = spread_options(options, len(slots))
         self._check_free(slots)
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self.timeout if timeout is None else timeout
         for slot, seed, option in zip(slots, chosen, each, strict=True):
             slot.gather = None
             self._posted.add(slot.index)
@@ -547,6 +566,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             count = len(self._arrivals)
             if max is not None and count > max:
                 count = max
+            if not count:
+                return  # The batch was closed.
             taken = [self._arrivals.popleft() for _ in range(count)]
             results: list[Any] = [result for _, result in taken]
             yield Ready([index for index, _ in taken], results)

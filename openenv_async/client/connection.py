@@ -13,7 +13,13 @@ import anyio
 
 from .. import messages as m
 from .._aio import SPIN_SESSIONS, SPIN_WINDOW, Spinner, Tasks
-from ..errors import ConnectFailed, OpenEnvError, RemoteProtocolError, SessionLost
+from ..errors import (
+    ConnectFailed,
+    LocalProtocolError,
+    OpenEnvError,
+    RemoteProtocolError,
+    SessionLost,
+)
 from ..protocol import ClientProtocol, ClientSession
 from .endpoint import Endpoint
 from .transport import WebSocket, open_websocket
@@ -55,6 +61,13 @@ class ConnectionOptions:
     reconnect_timeout: float = 60.0
     spin: float = SPIN_WINDOW
     limits: m.Limits = dataclasses.field(default_factory=m.Limits)
+
+    def __post_init__(self) -> None:
+        token = self.token
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise LocalProtocolError(
+                "expected a token of printable ASCII characters, got another one"
+            )
 
 
 class Connection:

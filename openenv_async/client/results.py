@@ -95,6 +95,9 @@ class Failure(msgspec.Struct, frozen=True):
     """In a batch: the call on this session failed. It has no reward."""
 
     error: OpenEnvError
+    final: StepResult[Any] | None = None
+    """With same-step autoreset, when the reset failed: the result that ended the
+    episode."""
 
     @property
     def executed(self) -> Executed:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from time import perf_counter_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from .. import messages as m
 from .._aio import SPIN_WINDOW, shielded
@@ -125,9 +125,9 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         self._future: asyncio.Future[m.ServerMessage] | None = None
         self._leftover: asyncio.Future[m.ServerMessage] | None = None
         """Resolves with what became of a call that its caller cancelled."""
-        self._leftover_kind: type = m.Step
+        self._leftover_kind: type | None = None
         self._interrupted: StepInterrupted | None = None
-        """What the next step has to say about an earlier one."""
+        """What the next step has to say about an earlier call."""
         self._is_opened = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -291,9 +291,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         assert self._connection is not None
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
-                if session.pending is not None and self._leftover is None:
-                    # Left in the middle of a call, as by an exception in a sibling.
-                    self._abandon(is_step=True)
+                if session.pending is not None:
+                    self._abandon_running(session)
                 if self._leftover is not None:
                     await self._leftover
                     self._leftover = None
@@ -301,13 +300,28 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
                     await self._hand_back(session)
                     return
                 self._connection.protocol.close(session)
-                await self._reply(session, None)
+                await self._reply(session, None, m.GetState)
                 self._connection.protocol.forget(session)
         except TimeoutError:
             _logger.warning(
                 "session %s did not close within %s s; its lease will end it",
                 session.id,
                 _CLOSE_TIMEOUT,
+            )
+
+    def _abandon_running(self, session: ClientSession[Waiter]) -> None:
+        """Stop a call that another task still awaits, and tell that task."""
+        future = self._future
+        if future is not None and not future.done():
+            self._abandon(m.GetState)
+            future.set_result(
+                m.failure(
+                    session.handle,
+                    session.seq,
+                    "session_closed",
+                    "the session was closed during the call",
+                    executed="unknown",
+                )
             )
 
     async def _hand_back(self, session: ClientSession[Waiter]) -> None:
@@ -363,11 +377,12 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         session, protocol = self._open_session()
         if self._leftover is not None:
             await self._settle()
+            self._leftover = self._interrupted = None
         timeout = self._timeout if timeout is None else timeout
         protocol.reset(
             session, seed=seed, episode_id=episode_id, options=options, timeout=timeout
         )
-        reply = await self._reply(session, timeout)
+        reply = await self._reply(session, timeout, m.Reset)
         return self._result(session, reply, is_reset=True)
 
     async def step(
@@ -398,6 +413,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         if self._leftover is not None:
             interrupted = await self._settle()
             if interrupted is not None:
+                self._leftover = self._interrupted = None
                 raise interrupted
         if timeout is None:
             timeout = self._timeout
@@ -413,7 +429,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         try:
             message = await future
         except asyncio.CancelledError:
-            self._abandon(is_step=True)
+            self._abandon(m.Step)
             raise
         if type(message) is not m.Reply:
             raise _refusal(message)
@@ -435,15 +451,12 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             SessionLost: The session is gone.
         """
         session, protocol = self._open_session()
-        interrupted = None
         if self._leftover is not None:
-            interrupted = await self._settle()
+            # The next step must still learn of it.
+            await self._settle()
         timeout = self._timeout if timeout is None else timeout
         protocol.state(session, timeout)
-        reply = await self._reply(session, timeout)
-        if interrupted is not None:
-            # The next step must still learn of it.
-            self._interrupt_again(interrupted)
+        reply = await self._reply(session, timeout, m.GetState)
         state: StateT = self._types.decode(self._types.state, reply.payload)
         return state
 
@@ -453,7 +466,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         return self._session, self._connection.protocol
 
     async def _reply(
-        self, session: ClientSession[Waiter], timeout: float | None
+        self, session: ClientSession[Waiter], timeout: float | None, kind: type
     ) -> m.Reply:
         session.sent_ns = perf_counter_ns()
         if timeout is not None:
@@ -463,7 +476,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         try:
             message = await future
         except asyncio.CancelledError:
-            self._abandon(is_step=True)
+            self._abandon(kind)
             raise
         if type(message) is not m.Reply:
             raise _refusal(message)
@@ -509,68 +522,54 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     # Cancelled calls
 
-    def _abandon(self, *, is_step: bool) -> None:
+    def _abandon(self, kind: type) -> None:
         """The caller was cancelled: ask the server to stop, remember the outcome."""
         session, connection = self._session, self._connection
         future, self._future = self._future, None
         if session is None or connection is None:
             return
         self._leftover = asyncio.get_running_loop().create_future()
-        self._leftover_is_step = is_step
+        self._leftover_kind = kind
         if session.pending is not None:
             connection.protocol.cancel(session)
         elif future is not None and future.done() and not future.cancelled():
             # The reply and the cancellation came in the same turn.
             self._leftover.set_result(future.result())
+        elif self._interrupted is None:
+            # Nothing was sent, or nobody is there any more to tell what became of it.
+            self._leftover = None
 
     async def _settle(self) -> StepInterrupted | None:
         """Wait for the outcome of a cancelled call; says if it was executed."""
         assert self._leftover is not None
         message = await asyncio.shield(self._leftover)
-        self._leftover = None
+        kind, self._leftover_kind = self._leftover_kind, None
+        if kind is m.Step or kind is m.Reset:
+            self._interrupted = self._interruption(message)
+        if self._interrupted is None:
+            self._leftover = None
+        return self._interrupted
+
+    def _interruption(self, message: m.ServerMessage) -> StepInterrupted | None:
+        assert self._session is not None
         if isinstance(message, m.Reply):
             interrupted = StepInterrupted(
                 "an earlier call was cancelled, but the environment had executed it",
                 executed="yes",
             )
-            assert self._session is not None
-            interrupted.result = message
-            try:
-                interrupted.result = self._result(
-                    self._session, message, is_reset=False
-                )
-            except OpenEnvError:
-                # The cancelled call was no step: its reply has another type.
-                return None
+            interrupted.result = self._result(self._session, message, is_reset=False)
             return interrupted
-        unwrapped = unwrap(message)
-        if isinstance(unwrapped, SessionClosed):
-            raise unwrapped
-        if isinstance(unwrapped, OpenEnvError) and unwrapped.executed != "no":
-            return StepInterrupted(
-                "an earlier call was cancelled while the environment ran it: the "
-                f"episode cannot go on without a reset ({unwrapped.message})",
-                executed=unwrapped.executed,
-            )
-        return None
-
-    def _interrupt_again(self, interrupted: StepInterrupted) -> None:
-        future = self._leftover = asyncio.get_running_loop().create_future()
-        result = interrupted.result
-        if isinstance(result, StepResult):
-            observation = cast(StepResult[object], result).observation
-            payload = m.raw(m.MSGPACK.encode(observation))
-            future.set_result(m.Reply(0, 0, payload))
-        else:
-            future.set_result(
-                m.failure(
-                    None,
-                    None,
-                    "cancelled",
-                    interrupted.message,
-                    executed=interrupted.executed,
-                )
-            )
+        error = _refusal(message)
+        if isinstance(error, SessionClosed):
+            self._leftover = None
+            raise error
+        if error.executed == "no":
+            return None
+        return StepInterrupted(
+            "an earlier call was cancelled while the environment ran it: the episode "
+            f"cannot go on without a reset ({error.message})",
+            executed=error.executed,
+        )
 
     # About the session
 

@@ -30,9 +30,10 @@ __all__ = ["Gather", "Slot", "spread_options", "spread_seeds"]
 class Gather:
     """One call of `step`, `reset` or `state` that waits for all its sessions."""
 
-    __slots__ = ("future", "missing", "results")
+    __slots__ = ("future", "missing", "results", "timeout")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, timeout: float | None = None) -> None:
+        self.timeout = timeout
         self.results: list[Any] = [None] * count
         self.missing = count
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -124,7 +125,9 @@ class Slot:
     def _deliver_unusual(self, result: StepResult[Any], *, done: bool) -> None:
         if done and self.batch.same_step and self.kind is m.Step and not self.abandoned:
             self.final = result
-            self.send_reset(None, None, None)
+            gather = self.gather
+            timeout = self.batch.timeout if gather is None else gather.timeout
+            self.send_reset(None, None, timeout)
             return
         self.final = None
         self._arrived(result)
@@ -142,19 +145,16 @@ class Slot:
         if isinstance(message, m.Progress):
             return
         if isinstance(message, m.Opened):
-            if self.kind is m.Open:
+            if self.kind is m.Open and self.gather is not None:
                 self._arrived(None)
             return
-        if (
-            isinstance(message, m.Ended)
-            and self.gather is None
-            and (not self.batch.awaits(self))
-        ):
+        if self.gather is None and not self.abandoned and not self.batch.awaits(self):
+            # The session ended while nobody asked; the next call will be told.
             return
         error = unwrap(message)
         if isinstance(error, OpenEnvError):
-            self.final = None
-            self._arrived(Failure(error))
+            final, self.final = self.final, None
+            self._arrived(Failure(error, final))
 
     def _arrived(self, result: object) -> None:
         if self.abandoned:
@@ -170,26 +170,31 @@ class Slot:
     def _settled(self, result: object) -> None:
         """What became of a request whose caller was cancelled."""
         self.abandoned = False
-        if self.kind is m.Step:
-            if isinstance(result, StepResult):
-                self.interrupted = StepInterrupted(
-                    "an earlier step was cancelled, but the environment executed it",
-                    executed="yes",
-                )
-                self.interrupted.result = result
-            elif isinstance(result, Failure) and result.executed != "no":
-                self.interrupted = StepInterrupted(
-                    "an earlier step was cancelled while the environment ran it: the "
-                    f"episode cannot go on without a reset ({result.error.message})",
-                    executed=result.executed,
-                )
+        self.remember(result)
         self.batch.settled()
+
+    def remember(self, result: object) -> None:
+        """Keep a result that nobody saw, so that the next step can tell of it."""
+        if self.kind is not m.Step and self.kind is not m.Reset:
+            return
+        if isinstance(result, StepResult):
+            self.interrupted = StepInterrupted(
+                "an earlier call was cancelled, but the environment executed it",
+                executed="yes",
+            )
+            self.interrupted.result = result
+        elif isinstance(result, Failure) and result.executed != "no":
+            self.interrupted = StepInterrupted(
+                "an earlier call was cancelled while the environment ran it: the "
+                f"episode cannot go on without a reset ({result.error.message})",
+                executed=result.executed,
+            )
 
     # Sending; failures that are known at once arrive like the others.
 
     def send_step(self, action: object, timeout: float | None) -> None:
         """Send a step, or what autoreset makes of it."""
-        if self.interrupted is not None or (self.done and self.batch.next_step):
+        if self.interrupted is not None or (self.done and self.batch.resets):
             self._send_unusual(timeout)
             return
         self.kind = m.Step
@@ -204,12 +209,13 @@ class Slot:
         self._arrived(Failure(error))
 
     def _send_unusual(self, timeout: float | None) -> None:
-        if self.done and self.batch.next_step:
-            self.send_reset(None, None, timeout)
-            return
         interrupted, self.interrupted = self.interrupted, None
-        assert interrupted is not None
-        self._arrived(Failure(interrupted))
+        if interrupted is not None:
+            self._arrived(Failure(interrupted))
+        else:
+            # With same-step autoreset only if the reset failed, or was not sent
+            # because its step was cancelled.
+            self.send_reset(None, None, timeout)
 
     def send_reset(
         self, seed: int | None, options: dict[str, Any] | None, timeout: float | None

@@ -82,7 +82,7 @@ class Outbox:
     def peer(self, limits: Limits) -> None:
         self._peer = limits
         room = min(limits.chunk_bytes, limits.frame_bytes - _CHUNK_OVERHEAD)
-        self._whole = min(room, FRAME_TARGET)
+        self._whole = min(room, FRAME_TARGET, limits.message_bytes)
         # Base64 makes four characters of three bytes.
         self._piece = room * 3 // 4 if self.codec.is_text else room
         self._target = min(FRAME_TARGET, limits.frame_bytes - _CHUNK_OVERHEAD)

@@ -90,23 +90,23 @@ class ServerProtocol(Connection):
         since_ns = int(now * 1e9)
         try:
             messages = self._inbox.messages(frame)
-            channels = self._channels
+            channels, step = self._channels, m.Step
             ready = self.phase is Phase.READY
             for message in messages:
                 # The hot path: the table allows a step in phase READY.
-                if ready and type(message) is m.Step:
+                if ready and type(message) is step:
                     channel = channels.get(message.handle)
                     if channel is not None:
-                        session = channel.session
+                        session, seq = channel.session, message.seq
                         if (
-                            message.seq == channel.seq + 1
+                            seq == channel.seq + 1
                             and session.request is None
                             and session.stage is _RUNNING
                             and channel.fast is not None
-                            and channel.cancel_ahead != message.seq
+                            and channel.cancel_ahead != seq
                         ):
                             # What `accept` does when nothing is special.
-                            channel.seq = message.seq
+                            channel.seq = seq
                             channel.busy = True
                             channel.kept = None
                             if channel.counted:

@@ -12,6 +12,7 @@ import msgspec
 
 from .. import messages as m
 from ..errors import Executed
+from ..messages import Reply
 from .channels import COUNTED, Channel, Request
 from .tables import OUTCOMES, Outcome, Stage
 
@@ -123,7 +124,7 @@ class Session:
         channel = self.channel
         assert channel is not None
         data = channel.codec.encode(
-            m.Reply(
+            Reply(
                 channel.handle, channel.seq, observation, self.queue_ns, environment_ns
             )
         )

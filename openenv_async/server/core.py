@@ -187,21 +187,23 @@ class ServerCore:
     def receive(self, protocol: ServerProtocol, frame: bytes) -> None:
         """Take a frame from a connection and execute what it asks for."""
         now = perf_counter()
-        post = self._inline.post
+        ready, step = self._inline.ready, m.Step
         work = protocol.receive(frame, now)
         if work:
             self.statistics.requests += len(work)
             for item in work:
                 channel, request = item
                 host = channel.session.host
-                # The hot path: what `_execute` does for a session that has a host.
+                # The hot path: what `_execute` and `post` do for a session that has a
+                # host on the loop.
                 if (
-                    type(host) is Host
+                    type(request) is step
+                    and type(host) is Host
                     and host.inline
-                    and type(request) is m.Step
                     and host.codec is channel.codec
                 ):
-                    post(host, request)
+                    host.running = request
+                    ready.append((host, request))
                 else:
                     self._execute(item)
         table = self.table

@@ -49,7 +49,8 @@ class InlineBackend:
     def __init__(self, tasks: Tasks, flush: Callable[[], None]) -> None:
         self._tasks = tasks
         self._flush = flush
-        self._ready: deque[tuple[Host, Request]] = deque()
+        self.ready: Final[deque[tuple[Host, Request]]] = deque()
+        """Requests that wait for a runner; see `post`."""
         self._idle: list[asyncio.Future[None]] = []
         self._draining = False
         """Whether a runner is working off what is ready."""
@@ -60,14 +61,14 @@ class InlineBackend:
     def submit(self, host: Host, request: Request) -> None:
         """Execute a request soon; the answer goes to the host's sink."""
         host.running = request
-        self._ready.append((host, request))
+        self.ready.append((host, request))
         if not self._draining:
             self._wake()
 
     def post(self, host: Host, request: Request) -> None:
         """Like `submit`, by a task that calls `help` next."""
         host.running = request
-        self._ready.append((host, request))
+        self.ready.append((host, request))
 
     async def help(self, suspending: Callable[[], None]) -> bool:
         """Be a runner until nothing is ready, or until a coroutine suspended.
@@ -78,14 +79,14 @@ class InlineBackend:
         Returns:
             Whether one did; by now it has ended.
         """
-        if self._draining or not self._ready:
+        if self._draining or not self.ready:
             return False
         self._draining = True
         try:
             suspended = await self._work_off(suspending)
         except BaseException:
             self._draining = False
-            if self._ready:
+            if self.ready:
                 self._wake()
             raise
         if not suspended:
@@ -132,7 +133,7 @@ class InlineBackend:
                 suspended = await self._work_off()
                 if suspended and self._draining:
                     pass  # Somebody else took over while this runner was away.
-                elif self._ready:
+                elif self.ready:
                     self._draining = True
                     continue
                 else:
@@ -161,8 +162,8 @@ class InlineBackend:
         Args:
             suspending: Called before this task stays with a coroutine that suspended.
         """
-        ready = self._ready
-        slice_end = perf_counter_ns() + _SLICE_NS
+        ready, clock, kind = self.ready, perf_counter_ns, m.Step
+        slice_end = clock() + _SLICE_NS
         left = _BURST
         while ready:
             host, request = ready.popleft()
@@ -171,11 +172,11 @@ class InlineBackend:
                 if host.running is None:
                     continue
             sink = host.sink
-            started_ns = perf_counter_ns()
+            started_ns = clock()
             sink.queue_ns = started_ns - sink.since_ns
             self.current = host
             try:
-                if type(request) is m.Step and (step := host.step) is not None:
+                if type(request) is kind and (step := host.step) is not None:
                     # What `begin` does for a plain step. Calling a coroutine function
                     # runs nothing of it yet.
                     try:
@@ -211,9 +212,9 @@ class InlineBackend:
                 host.failed(request, error)
                 continue
             host.running = None
-            if type(value) is host.plain_type and type(request) is m.Step:
+            if type(value) is host.plain_type and type(request) is kind:
                 # What `finish` does for a plain step.
-                ended_ns = perf_counter_ns()
+                ended_ns = clock()
                 try:
                     sink.step_reply(value, ended_ns - started_ns)
                 except Exception as error:  # noqa: BLE001 (its values may raise anything)
@@ -227,7 +228,7 @@ class InlineBackend:
                 self.current = None
                 self._flush()
                 await asyncio.sleep(0)
-                slice_end = perf_counter_ns() + _SLICE_NS
+                slice_end = clock() + _SLICE_NS
                 left = _BURST
         self.current = None
         self._flush()
@@ -264,7 +265,7 @@ class InlineBackend:
         """Stay with a coroutine that suspended; others are taken over meanwhile."""
         self.current = None
         self._draining = False
-        if self._ready:
+        if self.ready:
             self._wake()
         await self._stay(host, request, coroutine, yielded, started_ns)
 
