@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from time import perf_counter_ns
 from types import TracebackType
@@ -20,6 +19,7 @@ from ..errors import (
     SessionClosed,
 )
 from ..providers import Provider
+from .arrivals import Arrivals
 from .connection import Connection, ConnectionOptions
 from .endpoint import Endpoint
 from .payloads import Payloads
@@ -114,14 +114,11 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self._slots = [Slot(self, index) for index in range(size)]
         self._pool: Pool | None = None
         self._held: list[Connection] = []
-        self._posted: set[int] = set()
+        self._arrivals = Arrivals()
         self._gathers: set[Gather] = set()
         """Calls that wait for all their sessions."""
         self._abandoned = 0
         """Sessions whose caller was cancelled while a request was in flight."""
-        self._arrivals: deque[tuple[int, object]] = deque()
-        self._wanted = 0
-        self._wake: asyncio.Future[None] | None = None
         self._calm: asyncio.Future[None] | None = None
         self._is_open = False
 
@@ -153,7 +150,6 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         """
         if self._is_open:
             raise LocalProtocolError("expected a batch that is not open yet")
-        self._posted.clear()
         self._arrivals.clear()
         try:
             url = self._url
@@ -213,7 +209,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         for slot in slots:
             if slot.session.pending is not None and not slot.abandoned:
                 self._abandon_running(slot)
-        self._notify()
+        self._arrivals.notify()
         await self._wait_settled(slots)
         live = [slot for slot in slots if slot.session.id and not slot.session.ended]
         if not live:
@@ -368,10 +364,10 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         return slots
 
     def _check_free(self, slots: Iterable[Slot]) -> None:
-        if not self._gathers and not self._posted and not self._abandoned:
+        if not self._gathers and not self._arrivals.posted and not self._abandoned:
             return
         for slot in slots:
-            if slot.session.pending is not None or slot.index in self._posted:
+            if slot.session.pending is not None or slot.index in self._arrivals.posted:
                 raise SessionBusy(
                     f"expected session {slot.index} of the batch to be free, but a "
                     "call is in flight on it"
@@ -407,7 +403,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
 
     def _abandon(self, slot: Slot) -> None:
         slot.gather = None
-        self._posted.discard(slot.index)
+        self._arrivals.posted.discard(slot.index)
         if slot.session.pending is not None:
             slot.abandoned = True
             self._abandoned += 1
@@ -491,7 +487,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         timeout = self.timeout if timeout is None else timeout
         for slot, action in zip(slots, actions, strict=True):
             slot.gather = None
-            self._posted.add(slot.index)
+            self._arrivals.post(slot.index)
             slot.send_step(action, timeout)
 
     def send_reset(
@@ -517,28 +513,21 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         timeout = self.timeout if timeout is None else timeout
         for slot, seed, option in zip(slots, chosen, each, strict=True):
             slot.gather = None
-            self._posted.add(slot.index)
+            self._arrivals.post(slot.index)
             slot.send_reset(seed, option, timeout)
 
     def awaits(self, slot: Slot) -> bool:
         """Whether something was posted for the session."""
-        return slot.index in self._posted
+        return slot.index in self._arrivals.posted
 
     def arrived(self, slot: Slot, result: object) -> None:
         """A posted request has its result."""
-        self._posted.discard(slot.index)
-        self._arrivals.append((slot.index, result))
-        if len(self._arrivals) >= self._wanted:
-            self._notify()
-
-    def _notify(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._arrivals.put(slot.index, result)
 
     @property
     def in_flight(self) -> int:
         """Posted requests without a result yet."""
-        return len(self._posted)
+        return len(self._arrivals.posted)
 
     async def ready(
         self,
@@ -561,48 +550,11 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             raise LocalProtocolError(
                 f"expected 1 <= min <= max, got min={min} and max={max}"
             )
-        while self._arrivals or self._posted:
-            await self._wait_arrivals(min, timeout)
-            count = len(self._arrivals)
-            if max is not None and count > max:
-                count = max
-            if not count:
-                return  # The batch was closed.
-            taken = [self._arrivals.popleft() for _ in range(count)]
+        while self._arrivals:
+            await self._arrivals.wait(min, timeout)
+            taken = self._arrivals.take(max)
             results: list[Any] = [result for _, result in taken]
             yield Ready([index for index, _ in taken], results)
-
-    async def _wait_arrivals(self, least: int, timeout: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        timer = None
-        try:
-            while True:
-                arrived = len(self._arrivals)
-                possible = arrived + len(self._posted)
-                self._wanted = least if least < possible else possible
-                if arrived >= self._wanted:
-                    return
-                if timer is None and timeout is not None:
-                    timer = loop.call_later(timeout, self._lower)
-                elif self._wanted_low and arrived:
-                    return
-                if self._wanted_low:
-                    self._wanted = 1
-                self._wake = loop.create_future()
-                await self._wake
-        finally:
-            self._wake = None
-            self._wanted_low = False
-            if timer is not None:
-                timer.cancel()
-
-    _wanted_low = False
-
-    def _lower(self) -> None:
-        """The timeout of `ready` has passed: one result is enough."""
-        self._wanted_low = True
-        self._wanted = 1
-        self._notify()
 
     @property
     def session_ids(self) -> list[str]:

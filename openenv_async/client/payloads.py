@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from .. import messages as m
-from ..errors import OpenEnvError, RemoteProtocolError
+from ..errors import LocalProtocolError, OpenEnvError, RemoteProtocolError
 from ..protocol import error_of
 from .results import GenericObservation, revive
 
-__all__ = ["Payloads", "unwrap"]
+__all__ = ["Payloads", "not_open", "refusal", "unwrap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,3 +89,17 @@ def unwrap(message: m.ServerMessage) -> m.Reply | OpenEnvError:
             return RemoteProtocolError(
                 f"expected a reply, got {type(message).__name__}"
             )
+
+
+def refusal(message: m.ServerMessage) -> OpenEnvError:
+    """The error that stands in the place of a reply."""
+    unwrapped = unwrap(message)
+    assert isinstance(unwrapped, OpenEnvError)
+    return unwrapped
+
+
+def not_open() -> LocalProtocolError:
+    """The error of a call on a session that is not open."""
+    return LocalProtocolError(
+        "expected an open session: use `async with`, or await open()"
+    )

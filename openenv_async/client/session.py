@@ -24,7 +24,7 @@ from ..protocol import ClientSession
 from ..providers import LocalProvider, Provider
 from .connection import Connection, ConnectionOptions, Waiter
 from .endpoint import Endpoint
-from .payloads import Payloads, unwrap
+from .payloads import Payloads, not_open, refusal, unwrap
 from .pool import Pool, pool_of
 from .results import AutoresetMode, StepResult
 
@@ -126,6 +126,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         self._leftover: asyncio.Future[m.ServerMessage] | None = None
         """Resolves with what became of a call that its caller cancelled."""
         self._leftover_kind: type | None = None
+        self._missed: m.ServerMessage | None = None
+        """What came between a caller's cancellation and its next turn."""
         self._interrupted: StepInterrupted | None = None
         """What the next step has to say about an earlier call."""
         self._is_opened = False
@@ -409,7 +411,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         """
         session, connection = self._session, self._connection
         if session is None or connection is None:
-            raise _not_open()
+            raise not_open()
         if self._leftover is not None:
             interrupted = await self._settle()
             if interrupted is not None:
@@ -432,7 +434,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             self._abandon(m.Step)
             raise
         if type(message) is not m.Reply:
-            raise _refusal(message)
+            raise refusal(message)
         types = self._types
         return StepResult(
             types.decode(types.observation, message.payload),
@@ -462,7 +464,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     def _open_session(self) -> tuple[ClientSession[Waiter], Any]:
         if self._session is None or self._connection is None:
-            raise _not_open()
+            raise not_open()
         return self._session, self._connection.protocol
 
     async def _reply(
@@ -479,7 +481,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             self._abandon(kind)
             raise
         if type(message) is not m.Reply:
-            raise _refusal(message)
+            raise refusal(message)
         return message
 
     def _result(
@@ -512,6 +514,9 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             future.set_result(message)
         elif self._leftover is not None and not self._leftover.done():
             self._leftover.set_result(message)
+        elif future is not None and future.cancelled():
+            # The caller was cancelled in this turn, and has not noticed it yet.
+            self._missed = message
 
     def _progressed(self, progress: m.Progress) -> None:
         if self._on_progress is not None:
@@ -530,7 +535,10 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             return
         self._leftover = asyncio.get_running_loop().create_future()
         self._leftover_kind = kind
-        if session.pending is not None:
+        missed, self._missed = self._missed, None
+        if missed is not None:
+            self._leftover.set_result(missed)
+        elif session.pending is not None:
             connection.protocol.cancel(session)
         elif future is not None and future.done() and not future.cancelled():
             # The reply and the cancellation came in the same turn.
@@ -559,7 +567,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             )
             interrupted.result = self._result(self._session, message, is_reset=False)
             return interrupted
-        error = _refusal(message)
+        error = refusal(message)
         if isinstance(error, SessionClosed):
             self._leftover = None
             raise error
@@ -582,19 +590,6 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
     def is_open(self) -> bool:
         """Whether calls are possible."""
         return self._session is not None and self._session.ended is None
-
-
-def _not_open() -> LocalProtocolError:
-    return LocalProtocolError(
-        "expected an open session: use `async with`, or await open()"
-    )
-
-
-def _refusal(message: m.ServerMessage) -> OpenEnvError:
-    """The error that stands in the place of a reply."""
-    unwrapped = unwrap(message)
-    assert isinstance(unwrapped, OpenEnvError)
-    return unwrapped
 
 
 class GenericEnv(EnvClient[Any, Any, Any]):

@@ -121,6 +121,8 @@ class WebSocket(asyncio.Protocol):
     def _fail_handshake(self, error: Exception) -> None:
         if not self._handshake.done():
             self._handshake.set_exception(_handshake_error(self._endpoint, error))
+            # Whoever connects may have been cancelled.
+            self._handshake.exception()
         if self._transport is not None:
             self._transport.close()
 
@@ -147,6 +149,7 @@ class WebSocket(asyncio.Protocol):
                     f"connection ended during the handshake: {exc or 'end of stream'}"
                 )
             )
+            self._handshake.exception()
         if not self._closed.done():
             self._closed.set_result(None)
         self._lost(self)

@@ -221,7 +221,7 @@ class SessionTable:
     def detach(self, channel: Channel, now: float) -> None:
         """The channel's connection is gone: its lease begins."""
         channel.detach(now + channel.lease)
-        if channel.key in self.by_key:
+        if self.by_key.get(channel.key) is channel:
             self._detached.add(channel)
 
     def give_up(self, channel: Channel) -> bool:
@@ -237,8 +237,7 @@ class SessionTable:
         """Let nothing new begin on a session whose environment is about to close."""
         session.stage = Stage.CLOSED
         if session.owner is not None:
-            self.by_key.pop(session.owner.key, None)
-            self._detached.discard(session.owner)
+            self._hide(session.owner)
 
     def remove(
         self,
@@ -273,11 +272,16 @@ class SessionTable:
             self.made_room()
 
     def _forget(self, channel: Channel) -> None:
-        self.by_key.pop(channel.key, None)
-        self._detached.discard(channel)
+        self._hide(channel)
         channel.forget()
         channel.live = False
         channel.fast = None
+
+    def _hide(self, channel: Channel) -> None:
+        """Let no key find a channel, unless the key has come to mean another one."""
+        if self.by_key.get(channel.key) is channel:
+            del self.by_key[channel.key]
+        self._detached.discard(channel)
 
     def withdraw(self, protocol: ServerProtocol, handle: int) -> None:
         """Drop an `open` that waits for capacity: its client gave it up."""

@@ -244,6 +244,8 @@ class ServerCore:
             self._workers[host.spec.name].submit(host, request)
 
     def _cancel(self, host: Host) -> None:
+        if type(host.running) is m.Close:
+            return  # It ends the session, which is what whoever cancels it wants too.
         if host.spec.execution == "process":
             self._workers[host.spec.name].cancel(host)
         elif host.running is not None:
@@ -372,7 +374,7 @@ class ServerCore:
             return
         retirement = Retirement(host, submit=self._submit, done=done)
         retirement.start()
-        if host.running is not None and type(host.running) is not m.Close:
+        if host.running is not None:
             self._cancel(host)
 
     def _give_up(self, channel: Channel) -> None:

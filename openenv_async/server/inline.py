@@ -169,7 +169,7 @@ class InlineBackend:
             host, request = ready.popleft()
             if host.stopping or request.timeout is not None:
                 self._check_start(host, request)
-                if host.running is None:
+                if host.running is not request:
                     continue
             sink = host.sink
             started_ns = clock()
