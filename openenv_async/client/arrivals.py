@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from ..errors import SessionBusy
+
 __all__ = ["Arrivals"]
 
 
@@ -54,7 +56,12 @@ class Arrivals:
         Args:
             least: How many.
             timeout: Seconds after which one will do.
+
+        Raises:
+            SessionBusy: Somebody else waits.
         """
+        if self._wake is not None:
+            raise SessionBusy("expected one caller of `ready` at a time")
         loop = asyncio.get_running_loop()
         timer = None
         try:

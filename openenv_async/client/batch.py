@@ -151,6 +151,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         if self._is_open:
             raise LocalProtocolError("expected a batch that is not open yet")
         self._arrivals.clear()
+        self._abandoned = 0
         try:
             url = self._url
             if self._provider is not None:
@@ -174,6 +175,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self, slots: Sequence[Slot], connections: Sequence[Connection]
     ) -> list[Any]:
         gather = Gather(len(slots))
+        self._gathers.add(gather)
         for position, (slot, connection) in enumerate(
             zip(slots, connections, strict=True)
         ):
@@ -181,11 +183,18 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             slot.protocol = connection.protocol
             slot.kind, slot.gather, slot.position = m.Open, gather, position
             slot.done, slot.final, slot.interrupted = False, None, None
+            slot.abandoned = False
             slot.session = connection.protocol.open(
                 secrets.token_hex(16), **self._opening
             )
             slot.session.waiter = slot
-        await gather.future
+        try:
+            await gather.future
+        finally:
+            self._gathers.discard(gather)
+            for slot in slots:
+                # A cancelled call leaves sessions behind that open by themselves.
+                slot.gather = None
         return gather.results
 
     async def aclose(self) -> None:
@@ -264,6 +273,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         await self._wait_settled(slots)
         self._check_free(slots)
         problems = await self._reopen(slots)
+        # Another call may have begun in the meantime.
+        self._check_free(slots)
         gather = self._start(slots)
         timeout = self.timeout if timeout is None else timeout
         for slot, seed, option in zip(slots, chosen, each, strict=True):
@@ -367,7 +378,11 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         if not self._gathers and not self._arrivals.posted and not self._abandoned:
             return
         for slot in slots:
-            if slot.session.pending is not None or slot.index in self._arrivals.posted:
+            if (
+                slot.session.pending is not None
+                or slot.gather is not None
+                or slot.index in self._arrivals.posted
+            ):
                 raise SessionBusy(
                     f"expected session {slot.index} of the batch to be free, but a "
                     "call is in flight on it"
@@ -386,10 +401,9 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             connection.flush()
 
     async def _finish(self, slots: Sequence[Slot], gather: Gather) -> list[Any]:
-        if not slots:
-            return []
         try:
-            await gather.future
+            if slots:
+                await gather.future
         except asyncio.CancelledError:
             for slot, result in zip(slots, gather.results, strict=True):
                 if slot.gather is gather:
@@ -439,24 +453,36 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         if not lost:
             return {}
         assert self._pool is not None
-        for slot in lost:
+        problems: dict[int, Failure] = {}
+        cut_off = [slot for slot in lost if slot.connection.error is not None]
+        if cut_off:
+            try:
+                connections = await self._pool.acquire(
+                    len(cut_off), sockets=self._sockets
+                )
+            except OpenEnvError as error:
+                # The places stay lost.
+                problems = {slot.index: Failure(error) for slot in cut_off}
+                lost = [slot for slot in lost if slot.index not in problems]
+            else:
+                await self._move(cut_off, connections)
+        results = await self._open_slots(lost, [slot.connection for slot in lost])
+        for slot, result in zip(lost, results, strict=True):
+            if isinstance(result, Failure):
+                problems[slot.index] = result
+        return problems
+
+    async def _move(
+        self, slots: Sequence[Slot], connections: Sequence[Connection]
+    ) -> None:
+        """Put sessions that are lost on other connections."""
+        left = [slot.connection for slot in slots]
+        for slot, connection in zip(slots, connections, strict=True):
             self._held.remove(slot.connection)
-            await self._pool.release([slot.connection])
-        try:
-            connections = await self._pool.acquire(len(lost), sockets=self._sockets)
-        except OpenEnvError as error:
-            # The places stay lost; what they held is held no more.
-            self._held.extend(slot.connection for slot in lost)
-            for slot in lost:
-                slot.connection.users += 1
-            return {slot.index: Failure(error) for slot in lost}
-        self._held.extend(connections)
-        results = await self._open_slots(lost, connections)
-        return {
-            slot.index: result
-            for slot, result in zip(lost, results, strict=True)
-            if isinstance(result, Failure)
-        }
+            self._held.append(connection)
+            slot.connection = connection
+        assert self._pool is not None
+        await shielded(self._pool.release(left), timeout=2 * _CLOSE_TIMEOUT)
 
     # Whoever is done first
 

@@ -49,7 +49,8 @@ class Endpoint:
             port = parts.port
         except ValueError as error:
             raise LocalProtocolError(f"expected an address, got {url!r}") from error
-        if parts.scheme in _UNIX and parts.path and not parts.netloc:
+        is_unix = parts.scheme in _UNIX and not parts.netloc
+        if is_unix and parts.path and not (parts.query or parts.fragment):
             return cls(url=url, host="localhost", port=0, path="/ws", uds=parts.path)
         tls = _SCHEMES.get(parts.scheme)
         if tls is None or not parts.hostname:
@@ -68,7 +69,7 @@ class Endpoint:
         return cls(
             url=url,
             host=parts.hostname,
-            port=port or (443 if tls else 80),
+            port=(443 if tls else 80) if port is None else port,
             path=path,
             tls=tls,
         )

@@ -16,7 +16,7 @@ import msgspec
 
 from .. import messages as m
 from .._aio import shielded
-from ..errors import LocalProtocolError
+from ..errors import ConnectFailed, LocalProtocolError
 from ..protocol import error_of
 from .connection import Connection, ConnectionOptions
 from .endpoint import Endpoint
@@ -57,7 +57,8 @@ class _Inbox:
 
     def deliver(self, message: m.ServerMessage) -> None:
         """Take a message; called by the connection."""
-        if len(self.messages) >= _BACKLOG and isinstance(message, m.Event):
+        is_event = isinstance(message, m.Event) and message.kind != "ended"
+        if is_event and len(self.messages) >= _BACKLOG:
             self.dropped += 1
             return
         self.messages.append(message)
@@ -117,6 +118,9 @@ class ServerObserver:
     def _open(self) -> Connection:
         if self._connection is None:
             raise LocalProtocolError("expected an open observer: use `async with`")
+        if not self._connection.protocol.ready:
+            # What is asked now would belong to no socket, and nobody would answer.
+            raise ConnectFailed("expected a connection, but it was lost")
         return self._connection
 
     async def sessions(

@@ -80,10 +80,12 @@ def unwrap(message: m.ServerMessage) -> m.Reply | OpenEnvError:
         case m.Failure():
             return error_of(message)
         case m.Ended():
+            # Whoever waits has a request in flight, of which nobody knows.
+            code = message.code if message.code in m.CODES else "session_lost"
             return error_of(
-                m.failure(message.handle, None, "session_lost", message.message)
-                if message.code not in m.CODES
-                else m.failure(message.handle, None, message.code, message.message)
+                m.failure(
+                    message.handle, None, code, message.message, executed="unknown"
+                )
             )
         case _:
             return RemoteProtocolError(

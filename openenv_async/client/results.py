@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -179,7 +180,8 @@ def revive(value: object) -> object:
             "shape",
             "data",
         }:
-            return msgspec.convert(fields, Array)
+            with contextlib.suppress(msgspec.ValidationError):
+                return msgspec.convert(fields, Array)
         return {key: revive(item) for key, item in fields.items()}
     if isinstance(value, list):
         items: list[object] = value  # pyright: ignore[reportUnknownVariableType]  # of whatever

@@ -593,9 +593,6 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
 
 class GenericEnv(EnvClient[Any, Any, Any]):
-    """A session with an environment of any type: dicts go in, dicts come out.
-
-    Observations are `GenericObservation`, arrays in them `Array`.
-    """
+    """Any environment, untyped: dicts in, `GenericObservation` and `Array` out."""
 
     payloads = Payloads.generic()

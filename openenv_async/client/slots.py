@@ -183,7 +183,19 @@ class Slot:
                 executed="yes",
             )
             self.interrupted.result = result
-        elif isinstance(result, Failure) and result.executed != "no":
+        elif not isinstance(result, Failure):
+            return
+        elif isinstance(result.error, StepInterrupted):
+            # It was about to be told.
+            self.interrupted = result.error
+        elif result.executed == "no" and result.final is not None:
+            self.interrupted = StepInterrupted(
+                "an earlier call was cancelled after the step that ended its episode, "
+                "before the reset",
+                executed="yes",
+            )
+            self.interrupted.result = result.final
+        elif result.executed != "no":
             self.interrupted = StepInterrupted(
                 "an earlier call was cancelled while the environment ran it: the "
                 f"episode cannot go on without a reset ({result.error.message})",

@@ -30,10 +30,12 @@ class _Portal:
         self._portal: BlockingPortal | None = None
 
     def enter(self, resource: Any) -> None:
+        if self._stack is not None:
+            raise LocalProtocolError("expected an environment that is not open yet")
         with contextlib.ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal())
-            stack.enter_context(self._portal.wrap_async_context_manager(resource))
-            self._stack = stack.pop_all()
+            portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(portal.wrap_async_context_manager(resource))
+            self._stack, self._portal = stack.pop_all(), portal
 
     def exit(
         self,

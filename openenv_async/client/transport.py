@@ -12,7 +12,12 @@ from collections.abc import Callable
 from typing import Final
 
 from websockets.client import ClientProtocol as Framing
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidState,
+    InvalidStatus,
+)
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
@@ -174,10 +179,14 @@ class WebSocket(asyncio.Protocol):
         await self._handshake
 
     def send(self, frame: bytes) -> None:
-        """Write a message; never blocks."""
-        if self._transport is not None:
+        """Write a message; never blocks, and does nothing once the socket ends."""
+        if self._transport is None:
+            return
+        try:
             self._send_message(frame)
-            self._write()
+        except InvalidState:
+            return  # The server has begun to close; what is open is sent again.
+        self._write()
 
     def _write(self) -> None:
         data = self._framing.data_to_send()

@@ -25,7 +25,7 @@ __all__ = ["Observed", "Session", "Watcher"]
 
 _RUNNING: Final = Stage.RUNNING
 _DONE: Final = Stage.DONE
-_KINDS: Final = {
+_KINDS: Final[dict[type, str]] = {
     m.Reset: "reset",
     m.Step: "step",
     m.GetState: "state",
@@ -42,10 +42,12 @@ class Observed(Protocol):
     @property
     def terminated(self) -> bool:
         """Whether the task reached its end."""
+        ...
 
     @property
     def truncated(self) -> bool:
         """Whether the episode was cut off."""
+        ...
 
 
 class Watcher:

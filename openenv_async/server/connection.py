@@ -45,6 +45,7 @@ class DirectSocket(Protocol):
     @property
     def is_full(self) -> bool:
         """Whether the peer takes no more for now."""
+        ...
 
     def tap(
         self,
