@@ -56,10 +56,11 @@ class Pool:
         self._forget_failed()
         live = self._connections
         total = count + sum(connection.users for connection in live)
-        # Not more than there are sessions: what nobody takes, nobody closes.
-        wanted = min(sockets or count, count)
         if sockets is None:
             wanted = _DEFAULT_SOCKETS if total >= SPREAD else 1
+        else:
+            # Not more than there are sessions: what nobody takes, nobody closes.
+            wanted = min(sockets, count)
         while len(live) < wanted:
             live.append(Connection(self._endpoint, self._options))
         spread = sorted(live, key=lambda connection: connection.users)[:wanted]

@@ -71,7 +71,10 @@ class InlineBackend:
         self.ready.append((host, request))
 
     async def help(self, suspending: Callable[[], None]) -> bool:
-        """Be a runner until nothing is ready, or until a coroutine suspended.
+        """Be a runner for a while: one burst, or until a coroutine suspended.
+
+        What is ready after that is left to another runner, because the caller's
+        connection would not be read for as long as the others keep this one busy.
 
         Args:
             suspending: Called before this task stays with a coroutine that suspended.
@@ -91,6 +94,8 @@ class InlineBackend:
             raise
         if not suspended:
             self._draining = False
+            if self.ready:
+                self._wake()
             task = asyncio.current_task()
             assert task is not None
             if task.cancelling():
@@ -227,6 +232,9 @@ class InlineBackend:
                 # goes on, after it let others have their turn.
                 self.current = None
                 self._flush()
+                if suspending is not None:
+                    # A receiver has its own connection to look after.
+                    return False
                 await asyncio.sleep(0)
                 slice_end = clock() + _SLICE_NS
                 left = _BURST
