@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 
 ENVIRONMENTS := $(patsubst %/pyproject.toml,%,$(wildcard envs/*/pyproject.toml))
 DEMO_ENVIRONMENTS := $(filter envs/echo_env envs/gymnasium_env,$(ENVIRONMENTS))
-TYPED := $(patsubst %/,%,$(sort $(dir $(wildcard openenv_async/*.py tests/*.py benchmarks/*.py examples/*.py))))
+TYPED := $(patsubst %/,%,$(sort $(dir $(wildcard openenv_async/*.py tests/*.py benchmarks/*.py examples/*.py docs/*.py))))
 
 # pyright runs what its wheel bundles, on the Node.js of a wheel; it needs no network.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1

@@ -19,6 +19,7 @@ OpenEnvError
 ├── DeadlineExceeded          the call ran out of time
 ├── SessionClosed             the session has ended
 │   └── SessionLost           ... without our asking: the episode is gone
+├── EpisodeLost               the episode is gone; the session can be reset
 ├── ReplyLost                 executed, but the reply is no longer there
 ├── ConnectFailed             no connection to the server could be made
 └── ProviderError             something that should serve could not be started
@@ -41,6 +42,7 @@ __all__ = [
     "DeadlineExceeded",
     "EnvironmentFailed",
     "EpisodeDone",
+    "EpisodeLost",
     "Executed",
     "Fault",
     "InvalidAction",
@@ -270,6 +272,16 @@ class SessionLost(SessionClosed):
     default_fault: ClassVar[Fault] = "infrastructure"
 
 
+class EpisodeLost(OpenEnvError):
+    """The process of the environment died, and the episode with it.
+
+    The session is still there: `reset()` starts a new episode in another process.
+    """
+
+    default_code = "worker_died"
+    default_executed: ClassVar[Executed] = "unknown"
+
+
 class ReplyLost(OpenEnvError):
     """The request was executed, but its reply is no longer kept.
 
@@ -321,6 +333,7 @@ _OWN_CODE: tuple[type[OpenEnvError], ...] = (
     StepInterrupted,
     DeadlineExceeded,
     SessionLost,
+    EpisodeLost,
     ReplyLost,
 )
 
@@ -329,7 +342,6 @@ _BY_CODE: dict[str, type[OpenEnvError]] = {
     # Codes that share a class with another one (docs/protocol.md, section 9).
     "episode_broken": ResetRequired,
     "session_closed": SessionClosed,
-    "worker_died": SessionLost,
     "session_poisoned": SessionLost,
     "unknown_session": SessionLost,
     "lease_expired": SessionLost,

@@ -94,7 +94,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     chunk_bytes: int = 256 * 1024
     """Messages above this size are sent in chunks of at most this size."""
     in_flight: int = 65_536
-    """Requests in flight on one connection."""
+    """Handles on one connection, each with one request in flight at most."""
     sessions: int = 65_536
     """Sessions on the whole server; meaningless from a client."""
     lease: float = 60.0
@@ -142,7 +142,7 @@ class Pong(Message, frozen=True, tag="pong"):
 
 
 class Goodbye(Message, frozen=True, tag="goodbye"):
-    """The sender will close the connection; no new requests (section 3.6)."""
+    """The sender will close the connection; no new sessions (section 3.6)."""
 
     reason: str = ""
     retry_after: float | None = None
@@ -354,9 +354,9 @@ class Event(Message, frozen=True, tag="event"):
     dropped: int
     """Events lost since the one before, because this watcher was slow."""
     request: Payload
-    """The action or the reset's arguments; null for the other kinds."""
+    """The action or the reset's arguments, also of a failed one; null otherwise."""
     payload: Payload
-    """The observation or state; for `error` a map of code and message."""
+    """The observation or state; for `error` and `ended` a map of code and message."""
     queue_ns: int = 0
     environment_ns: int = 0
     encode_ns: int = 0

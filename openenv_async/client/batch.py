@@ -174,6 +174,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     async def _open_slots(
         self, slots: Sequence[Slot], connections: Sequence[Connection]
     ) -> list[Any]:
+        if not slots:
+            return []
         gather = Gather(len(slots))
         self._gathers.add(gather)
         for position, (slot, connection) in enumerate(

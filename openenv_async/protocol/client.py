@@ -8,7 +8,7 @@ open request is sent again, which the server recognises by its number (section 5
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ..errors import (
     SessionBusy,
     SessionClosed,
     SessionLost,
+    VersionMismatch,
     error_from_code,
 )
 from .connection import UNENCODABLE, Connection, tag_of, unusable
@@ -359,13 +360,14 @@ class ClientProtocol(Connection, Generic[WaiterT]):
                 pass
             case m.Goodbye() | m.Sessions() | m.Watching() | m.Event():
                 events.append((None, message))
+            case _:
+                assert_never(message)
         self.phase = phase
 
     def _welcomed(self, welcome: m.Welcome, events: list[ClientEvent[WaiterT]]) -> None:
         if welcome.version != m.VERSION:
-            raise RemoteProtocolError(
-                f"expected protocol version {m.VERSION}, got {welcome.version}",
-                code="version_mismatch",
+            raise VersionMismatch(
+                f"expected protocol version {m.VERSION}, got {welcome.version}"
             )
         trouble = unusable(welcome.limits)
         if trouble:
@@ -412,11 +414,13 @@ class ClientProtocol(Connection, Generic[WaiterT]):
             self._lose(session, m.Ended(session.handle, "session_lost", text), events)
             return
         events.append((session, message))
-        if session.cancelling:
+        pending = session.pending
+        if pending is None:
+            return
+        if session.cancelling and self._outbox.takes(len(pending)):
             # First, so that a request that did not arrive before never begins.
             self.say(m.Cancel(session.handle, session.seq))
-        if session.pending is not None:
-            self._send_again(session, session.pending, events)
+        self._send_again(session, pending, events)
 
     def _send_again(
         self,

@@ -70,6 +70,8 @@ class Outbox:
         """How many of the streams are on their way."""
         self._moving_bytes = 0
         self._next_stream = 1
+        self._last: list[bytes] = []
+        """Small messages that wait for all chunks."""
         self._chunk_next = False
         self.peer = Limits()
 
@@ -86,6 +88,17 @@ class Outbox:
         # Base64 makes four characters of three bytes.
         self._piece = room * 3 // 4 if self.codec.is_text else room
         self._target = min(FRAME_TARGET, limits.frame_bytes - _CHUNK_OVERHEAD)
+
+    def takes(self, size: int) -> bool:
+        """Whether the peer accepts a message of a size at all."""
+        return size <= self._whole or size <= self._peer.message_bytes
+
+    def append_last(self, data: bytes) -> None:
+        """Queue a small message that must not overtake one that goes in chunks."""
+        if self._streams:
+            self._last.append(data)
+        else:
+            self.append(data)
 
     def takes_whole(self, size: int) -> bool:
         """Whether messages of a size go out whole."""
@@ -186,6 +199,7 @@ class Outbox:
         """Forget everything: the connection is gone."""
         self.small.clear()
         self._streams.clear()
+        self._last.clear()
         self._moving = self._moving_bytes = 0
 
 
@@ -260,6 +274,7 @@ class Inbox(Generic[MessageT]):
                 f"expected a known, well-formed message, got {tag!r}: "
                 f"{str(error)[:_TEXT]}",
                 executed=self._executed,
+                detail={"tag": tag},
             )
         return message
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
@@ -26,6 +26,8 @@ __all__ = ["ServerProtocol"]
 _KEY: Final = re.compile(r"[0-9a-f]{32,128}")
 """At least 128 bits, so that keys cannot be guessed (section 4.1)."""
 _RUNNING: Final = Stage.RUNNING
+_REQUESTS: Final = frozenset({"reset", "step", "state", "close"})
+"""Tags of messages with a sequence number that counts."""
 _MAX_HANDLE: Final = 2**53 - 1
 """What every JSON implementation can represent."""
 _MOST_WATCHES: Final = 1024
@@ -177,6 +179,8 @@ class ServerProtocol(Connection):
                 self._watch(message, now)
             case m.Unwatch():
                 self.unwatch(message.id)
+            case _:
+                assert_never(message)
         self.phase = phase
 
     def _greet(self, hello: m.Hello) -> None:
@@ -248,7 +252,8 @@ class ServerProtocol(Connection):
         channel = None if problem.handle is None else self._channels.get(problem.handle)
         if self.phase is Phase.GREETING:
             raise RemoteProtocolError(problem.message, code="protocol_error")
-        if channel is not None and problem.seq is not None:
+        is_request = (problem.detail or {}).get("tag") in _REQUESTS
+        if channel is not None and problem.seq is not None and is_request:
             channel.reject(problem)
         else:
             self.say(problem)
@@ -277,6 +282,8 @@ class ServerProtocol(Connection):
                 self.table.resume(self, message)
             case m.TakeOver():
                 self.table.take_over(self, message)
+            case _:
+                assert_never(message)
 
     def refuse_frame_type(self) -> None:
         """A text frame came on a binary encoding, or the other way round (2.2)."""
@@ -327,7 +334,10 @@ class ServerProtocol(Connection):
     def drop(self, channel: Channel, code: str, message: str) -> None:
         """Take a channel off this connection and tell the client."""
         self.release(channel.handle)
-        self.say(m.Ended(channel.handle, code, message))
+        # Behind a reply that is still on its way in chunks: it must not get lost.
+        self._outbox.append_last(
+            self.codec.encode(m.Ended(channel.handle, code, message))
+        )
 
     # Watching
 
@@ -394,7 +404,7 @@ class ServerProtocol(Connection):
         times: tuple[int, int, int],
     ) -> None:
         """Queue an event for a watcher, or count it as dropped (section 7.2)."""
-        if len(self._outbox) >= watcher.limit:
+        if kind != "ended" and len(self._outbox) >= watcher.limit:
             watcher.dropped += 1
             return
         try:
@@ -433,8 +443,7 @@ class ServerProtocol(Connection):
         self._channels.clear()
         self._reserved.clear()
         for channel in channels:
-            if channel.protocol is self:
-                self.table.detach(channel, now)
+            self.table.detach(channel, now)
         for id in list(self._watchers):
             self.unwatch(id)
         self._outbox.clear()

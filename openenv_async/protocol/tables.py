@@ -24,7 +24,7 @@ class Phase(enum.Enum):
     """`hello` has not been answered yet."""
     READY = "ready"
     DRAINING = "draining"
-    """`goodbye` was said: what is in flight ends, nothing new begins."""
+    """`goodbye` was said: no new session begins, and those that exist will end."""
     CLOSED = "closed"
 
 

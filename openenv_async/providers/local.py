@@ -176,24 +176,25 @@ class _Server:
         pause, longest = _POLL
         with anyio.move_on_after(timeout):
             while not await self._is_healthy():
-                self._check_alive()
+                await self._check_alive()
                 await anyio.sleep(pause)
                 pause = min(pause * 1.5, longest)
             return
         raise ProviderError(
             f"expected a server for {self._arguments!r} within {timeout} s, got no "
             "answer; its last output:",
-            detail={"log": self.output()},
+            detail={"log": await anyio.to_thread.run_sync(self.output)},
         )
 
-    def _check_alive(self) -> None:
+    async def _check_alive(self) -> None:
         assert self._process is not None
         status = self._process.poll()
         if status is not None:
+            log = await anyio.to_thread.run_sync(self.output)
             raise ProviderError(
                 f"the server for {self._arguments!r} ended with exit status {status}; "
                 "its last output:",
-                detail={"log": self.output(), "exit_status": status},
+                detail={"log": log, "exit_status": status},
             )
 
     async def _is_healthy(self) -> bool:

@@ -1,0 +1,1 @@
+"""`openenv-async serve` binds, serves, refuses and ends as it says."""

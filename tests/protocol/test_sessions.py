@@ -1,0 +1,566 @@
+"""Sessions with more than one client: taking over, watching, lists, progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from openenv_async import messages as m
+from openenv_async.protocol import Outcome, Session, Stage
+from tests.protocol.wire import (
+    CODECS,
+    KEY,
+    Observation,
+    Peer,
+    Server,
+    key,
+    value_of,
+)
+
+GUEST = key(0x9)
+
+
+def driven(*, hold: bool = False) -> tuple[Server, Peer, Peer]:
+    """A server, the owner of session s1 on handle 1, and its guest on handle 7."""
+    server = Server()
+    owner, guest = Peer(server), Peer(server)
+    owner.begin(hold=hold)
+    opened = guest.one(m.TakeOver(7, "s1", GUEST))
+    assert isinstance(opened, m.Opened)
+    assert (opened.handle, opened.seq, opened.resumed) == (7, 0, False)
+    return server, owner, guest
+
+
+def echoed(peer: Peer, message: m.ServerMessage) -> object:
+    """What the environment echoed in a reply."""
+    assert isinstance(message, m.Reply), message
+    return value_of(peer.codec, message.payload)["echo"]
+
+
+# Taking over (7.3)
+
+
+def test_a_guest_drives_the_same_environment() -> None:
+    """The guest counts its own numbers, and the episode goes on where it was."""
+    server, _, guest = driven()
+    assert echoed(guest, guest.one(m.Step(7, 1, "g"))) == "g"
+    assert server.session().step == 1
+
+
+def test_an_owner_is_refused_meanwhile() -> None:
+    """Without `hold` the owner's requests are answered at once, and kept."""
+    server, owner, _ = driven()
+    for _ in range(2):
+        failure = owner.failure(m.Step(1, 2, "o"))
+        assert (failure.code, failure.executed) == ("taken_over", "no")
+        assert failure.retryable
+    assert server.executions["s1", "o"] == 0
+
+
+def test_an_owner_may_wait_meanwhile() -> None:
+    """With `hold` the owner's request is executed when the session comes back."""
+    server, owner, guest = driven(hold=True)
+    assert owner.send(m.Step(1, 2, "o"), m.Step(1, 2, "o")) == []
+    (ended,) = guest.send(m.HandBack(7))
+    assert isinstance(ended, m.Ended)
+    assert (ended.handle, ended.code) == (7, "session_closed")
+    assert [echoed(owner, message) for message in owner.read()] == ["o"]
+    assert (server.executions["s1", "o"], server.woken) == (1, 1)
+
+
+def test_an_owner_s_waiting_request_can_be_cancelled() -> None:
+    """It is answered as not executed, and the session goes on."""
+    server, owner, guest = driven(hold=True)
+    owner.send(m.Step(1, 2, "o"))
+    failure = owner.failure(m.Cancel(1, 2))
+    assert (failure.code, failure.executed) == ("cancelled", "no")
+    guest.send(m.HandBack(7))
+    assert owner.read() == []
+    assert echoed(owner, owner.one(m.Step(1, 3, "p"))) == "p"
+    assert server.executions["s1", "o"] == 0
+
+
+def test_an_owner_s_waiting_request_survives_a_reconnect() -> None:
+    """It is executed once, and its reply delivered to the new connection."""
+    server, owner, guest = driven(hold=True)
+    owner.send(m.Step(1, 2, "o"))
+    owner.drop()
+    again = Peer(server)
+    again.send(m.Resume(1, KEY), m.Step(1, 2, "o"))
+    guest.send(m.HandBack(7))
+    assert [echoed(again, message) for message in again.read()] == ["o"]
+    assert server.executions["s1", "o"] == 1
+
+
+def test_a_guest_waits_for_the_owner_s_request() -> None:
+    """What was in flight at the take-over ends first, and its owner gets it."""
+    server = Server()
+    owner, guest = Peer(server), Peer(server)
+    owner.begin()
+    server.slow = True
+    owner.send(m.Step(1, 2, "o"))
+    guest.send(m.TakeOver(7, "s1", GUEST), m.Step(7, 1, "g"))
+    server.finish_all()
+    assert [echoed(owner, message) for message in owner.read()] == ["o"]
+    assert guest.read() == []
+    server.finish_all()
+    assert [echoed(guest, message) for message in guest.read()] == ["g"]
+
+
+def test_an_owner_waits_for_the_guest_s_last_request() -> None:
+    """A hand-back during a request lets it end; then the owner's turn comes."""
+    server, owner, guest = driven()
+    server.slow = True
+    guest.send(m.Step(7, 1, "g"))
+    assert isinstance(guest.one(m.HandBack(7)), m.Ended)
+    assert owner.send(m.Step(1, 2, "o")) == []
+    server.finish_all()
+    assert (owner.read(), guest.read()) == ([], [])
+    server.finish_all()
+    assert [echoed(owner, message) for message in owner.read()] == ["o"]
+
+
+def test_a_waiting_request_is_checked_when_its_turn_comes() -> None:
+    """What the guest did to the episode decides what the owner may do."""
+    _, owner, guest = driven(hold=True)
+    owner.send(m.Step(1, 2, "o"))
+    guest.one(m.Step(7, 1, "final"))
+    guest.send(m.HandBack(7))
+    (failure,) = owner.read()
+    assert isinstance(failure, m.Failure)
+    assert (failure.code, failure.seq) == ("episode_done", 2)
+
+
+def test_a_guest_cannot_close() -> None:
+    """The session is its owner's to close."""
+    server, owner, guest = driven()
+    failure = guest.failure(m.Close(7, 1))
+    assert (failure.code, failure.executed) == ("protocol_error", "no")
+    assert "hand_back" in failure.message
+    guest.send(m.HandBack(7))
+    assert isinstance(owner.one(m.Close(1, 2)), m.Reply)
+    assert server.closed == ["s1"]
+
+
+def test_a_guest_that_vanishes_hands_back_after_its_lease() -> None:
+    """A guest may come back within its lease, but does not keep the session."""
+    server, owner, guest = driven(hold=True)
+    guest.drop()
+    owner.send(m.Step(1, 2, "o"))
+    server.tick(59)
+    assert owner.read() == []
+    server.tick(2)
+    assert [echoed(owner, message) for message in owner.read()] == ["o"]
+    assert Peer(server).failure(m.Resume(1, GUEST)).code == "unknown_session"
+
+
+def test_a_guest_may_come_back() -> None:
+    """A guest's channel is resumed by its key like an owner's."""
+    server, _, guest = driven()
+    guest.one(m.Step(7, 1, "g"))
+    guest.drop()
+    again = Peer(server)
+    opened, reply = again.send(m.Resume(3, GUEST), m.Step(3, 1, "g"))
+    assert isinstance(opened, m.Opened)
+    assert (opened.seq, echoed(again, reply)) == (1, "g")
+    assert server.executions["s1", "g"] == 1
+
+
+def test_taking_over_again_is_the_same() -> None:
+    """When the answer was lost, the same request with the same key gets it again."""
+    server, _, guest = driven()
+    guest.drop()
+    again = Peer(server)
+    opened = again.one(m.TakeOver(4, "s1", GUEST))
+    assert isinstance(opened, m.Opened)
+    assert opened.resumed
+    assert echoed(again, again.one(m.Step(4, 1, "g"))) == "g"
+
+
+def test_a_session_has_one_guest() -> None:
+    """A second take-over is refused until the first one ends."""
+    server, _, guest = driven()
+    second = Peer(server)
+    assert second.failure(m.TakeOver(2, "s1", key(5))).code == "taken_over"
+    guest.send(m.HandBack(7))
+    assert isinstance(second.one(m.TakeOver(2, "s1", key(5))), m.Opened)
+
+
+def test_a_key_opens_one_channel() -> None:
+    """An owner cannot take its own session over with the owner's key."""
+    server = Server()
+    owner = Peer(server)
+    owner.begin()
+    assert owner.failure(m.TakeOver(1, "s1", KEY)).code == "taken_over"
+    # The refusal costs nothing that was there: the handle still means the session,
+    # and its lease begins with the end of the connection.
+    assert echoed(owner, owner.one(m.Step(1, 2, "o"))) == "o"
+    owner.drop()
+    server.tick(61)
+    assert server.closed == ["s1"]
+
+
+@pytest.mark.parametrize("session", ["s2", "", "x" * 5000])
+def test_only_a_session_can_be_taken_over(session: str) -> None:
+    """An unknown id is an error that shows it shortened."""
+    failure = Peer(Server()).failure(m.TakeOver(1, session, GUEST))
+    assert failure.code == "unknown_session"
+    assert len(failure.message) < 300
+
+
+def test_only_a_guest_hands_back() -> None:
+    """An owner's handle, or none, cannot be handed back."""
+    server = Server()
+    owner = Peer(server)
+    owner.begin()
+    for handle in (1, 99):
+        assert owner.failure(m.HandBack(handle)).code == "unknown_session"
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_guest_learns_of_the_end(running: bool) -> None:
+    """When the owner's `close` ends the session, the guest's request is not lost."""
+    server = Server()
+    owner, guest = Peer(server), Peer(server)
+    owner.begin()
+    server.slow = True
+    owner.send(m.Close(1, 2))
+    guest.send(m.TakeOver(7, "s1", GUEST), *([m.Step(7, 1, "g")] if running else []))
+    server.finish_all()
+    assert isinstance(owner.read()[0], m.Reply)
+    (ended,) = guest.read()
+    assert isinstance(ended, m.Ended)
+    assert (ended.handle, ended.code) == (7, "session_closed")
+
+
+def test_a_guest_learns_that_the_owner_gave_up() -> None:
+    """The session ends under the guest, which is told, whatever it was doing."""
+    server, owner, guest = driven()
+    server.slow = True
+    guest.send(m.Step(7, 1, "g"))
+    owner.send(m.Cancel(1, 0))
+    (ended,) = guest.read()
+    assert isinstance(ended, m.Ended)
+    assert guest.failure(m.Step(7, 1, "g")).code == "unknown_session"
+    assert len(server.table) == 0
+
+
+def test_a_guest_that_gives_up_hands_back() -> None:
+    """Number 0 from a guest ends the take-over and not the session."""
+    server, owner, guest = driven(hold=True)
+    owner.send(m.Step(1, 2, "o"))
+    assert guest.send(m.Cancel(7, 0)) == []
+    assert [echoed(owner, message) for message in owner.read()] == ["o"]
+    assert server.closed == []
+
+
+# Watching (7.2)
+
+
+def watched(
+    codec: m.Codec = m.MSGPACK, *, watcher: m.Codec | None = None, queue: int = 256
+) -> tuple[Server, Peer, Peer]:
+    """A server, the owner of s1 on handle 1, and a watcher with subscription 5."""
+    server = Server()
+    owner, eye = Peer(server, codec=codec), Peer(server, codec=watcher or codec)
+    owner.begin()
+    watching = eye.one(m.Watch(5, "s1", queue))
+    assert isinstance(watching, m.Watching)
+    assert (watching.id, watching.row.session) == (5, "s1")
+    return server, owner, eye
+
+
+def events(eye: Peer) -> list[tuple[str, int, Any, Any]]:
+    """Kind, number, request and payload of what a watcher was told."""
+    return [
+        (
+            event.kind,
+            event.seq,
+            value_of(eye.codec, event.request),
+            value_of(eye.codec, event.payload),
+        )
+        for event in eye.read()
+        if isinstance(event, m.Event) and event.id == 5
+    ]
+
+
+def observation(echo: object, reward: float | None = 1.0) -> dict[str, object]:
+    """An observation as generic decoding shows it."""
+    return {"echo": echo, "reward": reward, "terminated": False, "truncated": False}
+
+
+@pytest.mark.parametrize("watcher", CODECS, ids=repr)
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_a_watcher_sees_requests_and_replies(codec: m.Codec, watcher: m.Codec) -> None:
+    """All that the environment answers is shown, in the watcher's encoding."""
+    _, owner, eye = watched(codec, watcher=watcher)
+    owner.send(m.Step(1, 2, "a"))
+    owner.send(m.Reset(1, 3, seed=4, episode_id="e", options={"k": 1}))
+    owner.send(m.GetState(1, 4))
+    owner.send(m.Step(1, 5, "fail"))
+    owner.send(m.Close(1, 6))
+    code = {"code": "environment_failed", "message": "it raised"}
+    asked = {"seed": 4, "episode_id": "e", "options": {"k": 1}}
+    assert events(eye) == [
+        ("step", 2, "a", observation("a")),
+        ("reset", 3, asked, observation(4, None)),
+        ("state", 4, None, {"steps": 0}),
+        ("error", 5, "fail", code),
+        (
+            "ended",
+            6,
+            None,
+            {"code": "session_closed", "message": "the session was closed"},
+        ),
+    ]
+
+
+def test_a_watcher_sees_times() -> None:
+    """Events carry the same durations as replies."""
+    server, owner, eye = watched()
+    server.slow = True
+    owner.send(m.Step(1, 2, "a"))
+    server.session().queue_ns = 11
+    server.finish_all()
+    (event,) = eye.read()
+    assert isinstance(event, m.Event)
+    assert (event.queue_ns, event.environment_ns, event.encode_ns) == (11, 7, 0)
+
+
+@pytest.mark.parametrize("how", ["lease", "given up", "close fails"])
+def test_a_watcher_learns_of_the_end(how: str) -> None:
+    """However a session ends, its watchers are told, and told last."""
+    server, owner, eye = watched()
+    if how == "lease":
+        owner.drop()
+        server.tick(61)
+    elif how == "given up":
+        owner.send(m.Cancel(1, 0))
+    else:
+        server.slow = True
+        owner.send(m.Close(1, 2))
+        server.running.clear()
+        server.session().fail("environment_failed", "in close")
+    kinds = [kind for kind, _, _, _ in events(eye)]
+    assert kinds == (["error", "ended"] if how == "close fails" else ["ended"])
+    assert isinstance(eye.one(m.Watch(5, "s1")), m.Failure)
+
+
+def test_a_slow_watcher_loses_events_and_is_told_how_many() -> None:
+    """A full queue drops events; the next one that fits says how many."""
+    server, owner, eye = watched(queue=3)
+    for seq in range(2, 10):
+        owner.send(m.Step(1, seq, seq))
+    told = [event for event in eye.read() if isinstance(event, m.Event)]
+    assert [event.seq for event in told] == [2, 3, 4]
+    owner.send(m.Step(1, 10, 10))
+    (late,) = eye.read()
+    assert isinstance(late, m.Event)
+    assert (late.seq, late.dropped) == (10, 5)
+    assert sum(server.executions.values()) == 10
+
+
+def test_a_watcher_does_not_get_what_it_could_not_take() -> None:
+    """An event above the watcher's limit is dropped and counted."""
+    server = Server()
+    small = m.Limits(frame_bytes=4096, chunk_bytes=1024, message_bytes=4096)
+    owner, eye = Peer(server), Peer(server, limits=small)
+    owner.begin()
+    eye.send(m.Watch(5, "s1"))
+    server.large = 5000
+    owner.send(m.Step(1, 2, "large"))
+    owner.send(m.Step(1, 3, "a"))
+    (event,) = eye.read()
+    assert isinstance(event, m.Event)
+    assert (event.seq, event.dropped) == (3, 1)
+
+
+def test_a_value_that_has_no_json_does_not_harm_the_session() -> None:
+    """What the watcher's encoding cannot say is dropped and counted, no more."""
+    server = Server()
+    owner, eye = Peer(server), Peer(server, codec=m.JSON)
+    owner.begin()
+    eye.send(m.Watch(5, "s1"))
+    # An action with an extension type, and one that is no UTF-8.
+    for seq, action in ((2, b"\xd4\x05a"), (3, b"\xa1\xff")):
+        server.slow = True
+        owner.send(m.Step(1, seq, m.raw(action)))
+        server.running.clear()
+        server.session().reply(m.raw(m.MSGPACK.encode(Observation("fine"))))
+        assert isinstance(owner.read()[0], m.Reply)
+    server.slow = False
+    owner.send(m.Step(1, 4, "a"))
+    (event,) = eye.read()
+    assert isinstance(event, m.Event)
+    assert (event.seq, event.dropped) == (4, 2)
+
+
+def test_two_watchers_see_the_same() -> None:
+    """Each has its own subscription, and ends it by itself."""
+    server, owner, eye = watched()
+    other = Peer(server)
+    other.send(m.Watch(5, "s1"))
+    owner.send(m.Step(1, 2, "a"))
+    assert events(eye) == events(other) != []
+    assert eye.send(m.Unwatch(5), m.Unwatch(99)) == []
+    owner.send(m.Step(1, 3, "b"))
+    assert events(eye) == []
+    assert [seq for _, seq, _, _ in events(other)] == [3]
+
+
+def test_a_lost_watcher_costs_nothing() -> None:
+    """With its connection a subscription ends, and steps go the short way again."""
+    server, owner, eye = watched()
+    channel = server.session().owner
+    assert channel is not None
+    assert channel.fast is None
+    eye.drop()
+    assert channel.fast is not None
+    assert server.session().watchers is None
+    assert isinstance(owner.one(m.Step(1, 2, "a")), m.Reply)
+
+
+def test_a_watcher_sees_the_guest() -> None:
+    """Events name the number of whoever made the request."""
+    server, owner, eye = watched()
+    guest = Peer(server)
+    guest.send(m.TakeOver(7, "s1", GUEST), m.Step(7, 1, "g"))
+    guest.send(m.HandBack(7))
+    owner.send(m.Step(1, 2, "o"))
+    assert [(seq, asked) for _, seq, asked, _ in events(eye)] == [(1, "g"), (2, "o")]
+
+
+# Lists (7.1), progress (5.4), and what a server does by itself
+
+
+def test_a_row_describes_a_session() -> None:
+    """Lists show where the episode is and who is there."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin(owner="me" * 500)
+    peer.send(m.Step(1, 2, "a"))
+    server.slow = True
+    peer.send(m.Step(1, 3, "b"))
+    row = session.row(server.now + 5)
+    assert row == m.SessionRow(
+        session="s1",
+        environment="echo",
+        owner="me" * 100,
+        state="running",
+        episode=1,
+        step=1,
+        reward=1.0,
+        age=5.0,
+        busy=5.0,
+        attached=True,
+        taken_over=False,
+    )
+
+
+def test_a_row_of_a_quiet_session() -> None:
+    """Without a request, a connection or a reward there is less to show."""
+    server = Server()
+    peer = Peer(server)
+    peer.open()
+    peer.drop()
+    row = server.session().row(server.now)
+    assert (row.state, row.busy, row.reward, row.attached) == ("new", None, None, False)
+
+
+def test_progress_reaches_whoever_waits() -> None:
+    """A running request reports; without one, or a connection, nothing is said."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin()
+    session.progress(0.1, "nobody waits")
+    server.slow = True
+    peer.send(m.Step(1, 2, "a"))
+    session.progress(0.5, "half")
+    assert peer.read() == [m.Progress(1, 2, 0.5, "half")]
+    peer.drop()
+    session.progress(0.9, "gone")
+    server.finish_all()
+
+
+def test_progress_before_any_request_is_not_said() -> None:
+    """A session that never ran has nobody to tell."""
+    server = Server()
+    peer = Peer(server)
+    peer.open()
+    server.session().progress(0.5, "early")
+    assert peer.read() == []
+
+
+@pytest.mark.parametrize("request_", [m.Reset(1, 2), m.Step(1, 2, "final")])
+def test_an_observation_may_end_the_episode(request_: m.Reset | m.Step) -> None:
+    """A reset or a step whose observation is final leaves the session done."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin()
+    server.slow = True
+    peer.send(request_)
+    server.running.clear()
+    session.reply(m.raw(m.MSGPACK.encode(None)), done=True, reward=2.0)
+    assert (session.stage, session.reward) == (Stage.DONE, 2.0)
+
+
+def test_a_step_without_a_reward_adds_none() -> None:
+    """The sum of rewards changes only by rewards that there are."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin()
+    server.slow = True
+    for seq, reward in ((2, None), (3, 0.5), (4, 0.25)):
+        peer.send(m.Step(1, seq, "a"))
+        server.running.clear()
+        session.reply(m.raw(m.MSGPACK.encode(None)), reward=reward)
+    assert (session.step, session.reward) == (3, 0.75)
+
+
+def test_a_plain_step_without_a_reward_adds_none() -> None:
+    """The short way counts rewards like the long one."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin()
+    server.slow = True
+    peer.send(m.Step(1, 2, "a"))
+    server.running.clear()
+    session.step_reply(Observation(truncated=True), 0)
+    assert (session.stage, session.reward) == (Stage.DONE, None)
+
+
+def test_a_value_that_cannot_be_encoded_changes_nothing() -> None:
+    """The request is still in flight, and can be answered with an error."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin()
+    server.slow = True
+    peer.send(m.Step(1, 2, "a"))
+    server.running.clear()
+    with pytest.raises(TypeError):
+        session.reply(object())
+    with pytest.raises(TypeError):
+        session.step_reply(Observation(object()), 0)
+    assert session.request is not None
+    session.fail("environment_failed", "unencodable", outcome=Outcome.BROKEN)
+    assert [type(message) for message in peer.read()] == [m.Failure]
+
+
+@pytest.mark.parametrize(
+    ("stage", "then"),
+    [
+        (Stage.NEW, Stage.NEW),
+        (Stage.RUNNING, Stage.BROKEN),
+        (Stage.DONE, Stage.BROKEN),
+        (Stage.BROKEN, Stage.BROKEN),
+    ],
+)
+def test_an_episode_may_break_by_itself(stage: Stage, then: Stage) -> None:
+    """When a worker dies between requests, only an episode that ran is lost."""
+    session = Session(Server().table, "s1", "echo", "", 0.0)
+    session.stage = stage
+    session.break_episode("worker_died")
+    assert session.stage is then
+    assert session.channels() == []
+    session.release_held()

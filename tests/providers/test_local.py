@@ -1,0 +1,266 @@
+"""Local servers end with their owner, however that ends, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from echo_env import EchoAction, EchoEnv
+from openenv_async import LocalProvider, ProviderError
+from tests.chaos.processes import Process, is_alive, running, short_folder
+
+_OWNER = """
+import asyncio, sys, time
+from echo_env import EchoAction, EchoEnv
+
+async def main(how):
+    provider = EchoEnv.provider()
+    async with EchoEnv(provider=provider) as env:
+        await env.reset()
+        print("server", provider.pid, flush=True)
+        if how == "raise":
+            raise RuntimeError("on purpose")
+        if how == "sleep":
+            await asyncio.sleep(60)
+
+def blocking():
+    env = EchoEnv.local()
+    with env.sync() as blocking:
+        blocking.reset()
+        print("server", env._provider.pid, flush=True)
+        time.sleep(60)
+
+if sys.argv[1] == "sync":
+    blocking()
+else:
+    asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where providers put their folders, and nothing else."""
+    with short_folder() as folder:
+        temporary = folder / "t"
+        temporary.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        yield folder
+
+
+def _left(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder / "t"))
+
+
+async def _left_async(folder: Path) -> list[str]:
+    return await anyio.to_thread.run_sync(_left, folder)
+
+
+async def _is_alive(pid: int | None) -> bool:
+    assert pid is not None
+    return await anyio.to_thread.run_sync(is_alive, pid)
+
+
+def _wait_until(condition: Callable[[], object], patience: float = 8.0) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def _module(folder: Path, name: str, text: str) -> dict[str, str]:
+    """Write a module; returns the variables with which a server finds it."""
+    (folder / f"{name}.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}
+
+
+@contextlib.contextmanager
+def _owner(folder: Path, how: str) -> Iterator[tuple[Process, int]]:
+    """A process that owns a server; ends the server too, whatever a test found."""
+    arguments = ["-c", _OWNER, how]
+    with running(arguments, folder, {"TMPDIR": str(folder / "t")}) as owner:
+        pid = int(owner.line("server "))
+        try:
+            yield owner, pid
+        finally:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+# In this process
+
+
+async def test_a_normal_exit_stops_the_server(folder: Path) -> None:
+    """Leaving the block ends the process and removes the socket's folder."""
+    provider = EchoEnv.provider()
+    async with EchoEnv(provider=provider) as env:
+        await env.reset()
+        result = await env.step(EchoAction(message="hi"))
+        assert result.observation.echoed_message == "hi"
+        pid = provider.pid
+        assert await _is_alive(pid)
+        assert len(await _left_async(folder)) == 1
+    assert not await _is_alive(pid)
+    assert provider.pid is None
+    assert await _left_async(folder) == []
+
+
+async def test_an_exception_stops_the_server(folder: Path) -> None:
+    """The body's own exception comes out, and nothing is left."""
+    provider = EchoEnv.provider()
+    with pytest.raises(ZeroDivisionError):
+        async with EchoEnv(provider=provider) as env:
+            await env.reset()
+            pid = provider.pid
+            raise ZeroDivisionError
+    assert not await _is_alive(pid)
+    assert await _left_async(folder) == []
+
+
+async def test_a_batch_that_cannot_open_stops_its_server(folder: Path) -> None:
+    """A provider is stopped when the sessions do not fit on its server."""
+    provider = EchoEnv.provider(max_sessions=2)
+    with pytest.raises(Exception, match="2"):
+        await EchoEnv.batch(size=3, provider=provider).open()
+    assert provider.pid is None
+    assert await _left_async(folder) == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.002, 0.02, 0.1])
+async def test_cancelling_the_start_leaves_nothing(folder: Path, delay: float) -> None:
+    """Whenever the start is cancelled, process and folder go."""
+    env = EchoEnv.local()
+    opening = asyncio.ensure_future(env.open())  # noqa: TID251 (cancelled below)
+    await asyncio.sleep(delay)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert await _left_async(folder) == []
+
+
+async def test_a_server_can_be_started_again(folder: Path) -> None:
+    """start() after stop() serves anew; a second start() or stop() is harmless."""
+    provider = LocalProvider("echo_env")
+    first = await provider.start()
+    with pytest.raises(ProviderError, match="not running yet"):
+        await provider.start()
+    await provider.stop()
+    await provider.stop()
+    second = await provider.start()
+    assert first.url != second.url
+    await provider.stop()
+    assert await _left_async(folder) == []
+
+
+async def test_two_servers_live_side_by_side(folder: Path) -> None:
+    """Two clients with servers of their own do not notice each other."""
+    one, two = EchoEnv.provider(), EchoEnv.provider()
+    async with EchoEnv(provider=one) as first:
+        async with EchoEnv(provider=two) as second:
+            assert one.pid != two.pid
+            assert len(await _left_async(folder)) == 2
+            await second.reset()
+        assert len(await _left_async(folder)) == 1
+        await first.reset()
+        result = await first.step(EchoAction(message="still here"))
+        assert result.observation.echoed_message == "still here"
+    assert await _left_async(folder) == []
+
+
+# Servers that do not start
+
+
+async def test_a_server_that_dies_early_shows_its_output(folder: Path) -> None:
+    """Exit status and last words are in the error."""
+    variables = await anyio.to_thread.run_sync(
+        _module,
+        folder,
+        "dying",
+        'print("no luck today", flush=True)\nraise SystemExit(3)\n',
+    )
+    provider = LocalProvider("dying", environment=variables)
+    with pytest.raises(ProviderError, match="exit status 3") as caught:
+        await provider.start()
+    assert "no luck today" in str(caught.value)
+    assert "no luck today" in caught.value.log
+    assert await _left_async(folder) == []
+
+
+async def test_a_package_that_is_missing_is_named(folder: Path) -> None:
+    """The error says what could not be imported."""
+    with pytest.raises(ProviderError) as caught:
+        await EchoEnv.local("no_such_environment").open()
+    assert "expected an importable package" in str(caught.value)
+    assert "no_such_environment" in str(caught.value)
+    assert await _left_async(folder) == []
+
+
+async def test_a_server_that_does_not_answer_in_time_is_stopped(folder: Path) -> None:
+    """After the start timeout the error says so, with the output so far."""
+    text = 'import time\nprint("thinking", flush=True)\ntime.sleep(60)\n'
+    variables = await anyio.to_thread.run_sync(_module, folder, "slow", text)
+    provider = LocalProvider("slow", environment=variables, start_timeout=0.6)
+    with pytest.raises(ProviderError, match=r"within 0\.6 s") as caught:
+        await provider.start()
+    assert "thinking" in str(caught.value)
+    assert await _left_async(folder) == []
+
+
+def test_a_provider_needs_something_to_serve() -> None:
+    """Without a target, nothing is started."""
+    with pytest.raises(ProviderError, match="something to serve"):
+        LocalProvider()
+
+
+# Owners that end
+
+
+def test_an_owner_that_returns_or_raises_takes_its_server_along(folder: Path) -> None:
+    """The exit status is the owner's own, and no server and no folder are left."""
+    for how, status in (("return", 0), ("raise", 1)):
+        with _owner(folder, how) as (owner, pid):
+            assert owner.wait() == status, owner.output()
+            assert not is_alive(pid)
+            assert _left(folder) == []
+
+
+@pytest.mark.parametrize("how", ["sleep", "sync"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP]
+)
+def test_a_signal_to_the_owner_ends_its_server(
+    folder: Path, how: str, number: signal.Signals
+) -> None:
+    """Ctrl-C, SIGTERM, a closed terminal and SIGKILL leave neither server nor folder."""
+    with _owner(folder, how) as (owner, pid):
+        owner.signal(number)
+        assert owner.wait() != 0
+        _wait_until(lambda: not is_alive(pid))
+        assert _left(folder) == []
+
+
+def test_an_owner_killed_during_the_start_leaves_no_server(folder: Path) -> None:
+    """A server whose owner is gone before it serves ends as well."""
+    arguments = ["-c", _OWNER, "sleep"]
+    with running(arguments, folder, {"TMPDIR": str(folder / "t")}) as owner:
+        children = Path(f"/proc/{owner.pid}/task")
+        pids: set[int] = set()
+
+        def found() -> bool:
+            for listing in children.glob("*/children"):
+                with contextlib.suppress(OSError):
+                    pids.update(map(int, listing.read_text().split()))
+            return bool(pids)
+
+        _wait_until(found)
+        owner.kill()
+        _wait_until(lambda: not any(map(is_alive, pids)))
+        assert _left(folder) == []
