@@ -9,7 +9,9 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import typer
@@ -114,9 +116,13 @@ def serve(
         address = f"ws://{_address(host)}:{bound.getsockname()[1]}"
     names = ", ".join(app.state.core.specs)
     print(f"serving {names} at {address}", flush=True)
-    if lifeline is not None:
-        threading.Thread(target=_watch_lifeline, daemon=True).start()
     try:
+        # Until the server has its own handler, so that what follows is removed.
+        signal.signal(signal.SIGTERM, _end_early)
+        if lifeline is not None:
+            threading.Thread(
+                target=_watch_lifeline, args=(lifeline,), daemon=True
+            ).start()
         run_server(app, bound, drain=drain, log_level=log_level)
     finally:
         if uds is not None:
@@ -129,10 +135,16 @@ def _address(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _end_early(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+_PATIENCE = 15.0
+"""Seconds that a server whose owner is gone has to end gracefully."""
 _lifeline_ended = threading.Event()
 
 
-def _watch_lifeline() -> None:
+def _watch_lifeline(folder: Path) -> None:
     """End this server when whoever started it is gone: its end of stdin closes."""
     parent = os.getppid()
     while os.getppid() == parent:
@@ -141,3 +153,7 @@ def _watch_lifeline() -> None:
             break
     _lifeline_ended.set()
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE)
+    # An environment blocks the loop, and nobody is left who would kill us.
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)

@@ -361,6 +361,8 @@ class ServerCore:
         if session in self._retiring:
             return
         self._retiring.add(session)
+        # What arrives from now on is refused: the environment is being closed.
+        self.table.retire(session)
 
         def done() -> None:
             self._retiring.discard(session)

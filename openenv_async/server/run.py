@@ -49,8 +49,9 @@ class _Server(uvicorn.Server):
             await self._application.state.core.drain(timeout=self._drain)
             group.cancel_scope.cancel()
         await super().shutdown(sockets)
-        # A second signal skips the application's own end.
-        await self._application.state.core.aclose()
+        if self.force_exit:
+            # uvicorn would leave the application without its own end.
+            await self.lifespan.shutdown()
 
     async def _hurry(self, draining: anyio.CancelScope) -> None:
         """Cut the draining short at the second signal."""
