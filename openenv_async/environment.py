@@ -219,12 +219,31 @@ def environment_name(cls: type[AnyEnvironment]) -> str:
 
 def type_arguments(cls: type, generic: type) -> tuple[object, ...] | None:
     """The concrete types that a class gives to one of its generic bases, if any."""
+    found = _arguments(cls, generic)
+    if found is None or any(isinstance(argument, TypeVar) for argument in found):
+        return None
+    return found
+
+
+def _arguments(cls: type, generic: type) -> tuple[object, ...] | None:
+    """The same, with variables in it where the class is generic itself."""
     for base in _bases(cls):
         origin = get_origin(base)
-        if isinstance(origin, type) and issubclass(origin, generic):
-            arguments = get_args(base)
-            if not any(isinstance(argument, TypeVar) for argument in arguments):
-                return arguments
+        if not isinstance(origin, type) or not issubclass(origin, generic):
+            continue
+        given = get_args(base)
+        if origin is generic:
+            return given
+        # A generic class in between, whose parameters may be fewer.
+        inner = _arguments(origin, generic)
+        if inner is not None:
+            values = dict(zip(vars(origin)["__parameters__"], given, strict=True))
+            return tuple(
+                values.get(argument, argument)
+                if isinstance(argument, TypeVar)
+                else argument
+                for argument in inner
+            )
     return None
 
 
@@ -354,6 +373,8 @@ def find_spec(target: str, *, execution: Execution | None = None) -> Environment
         raise LocalProtocolError(
             f"expected an Environment class at {target!r}, got {found!r}"
         )
+    if takes_arguments and arguments:
+        _check_arguments(found, arguments, target)
     return EnvironmentSpec.of(
         found,
         arguments=arguments if takes_arguments else None,
@@ -376,13 +397,19 @@ def _literal(text: str) -> object:
 def _call(
     factory: Callable[..., object], arguments: dict[str, object], target: str
 ) -> object:
+    _check_arguments(factory, arguments, target)
+    return factory(**arguments)
+
+
+def _check_arguments(
+    factory: Callable[..., object], arguments: dict[str, object], target: str
+) -> None:
     try:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:
         raise LocalProtocolError(
             f"expected arguments that fit {target!r}: {error}"
         ) from error
-    return factory(**arguments)
 
 
 def _find_object(path: str) -> object:
@@ -392,6 +419,8 @@ def _find_object(path: str) -> object:
             if entry.name == module_name:
                 return cast(object, entry.load())
     try:
+        if not module_name or module_name.startswith("."):
+            raise ImportError("not the name of a module")
         module = importlib.import_module(module_name)
     except ImportError as error:
         known = sorted(

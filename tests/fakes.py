@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from .serving import eventually
+
 __all__ = ["answering"]
 
 
@@ -37,6 +39,5 @@ async def answering(answer: bytes | None) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{port}"
     finally:
         server.close()
-        while writers:
-            await asyncio.sleep(0)
+        await eventually(lambda: not writers)
         await server.wait_closed()

@@ -185,8 +185,8 @@ class Slot:
             self.interrupted.result = result
         elif not isinstance(result, Failure):
             return
-        elif isinstance(result.error, StepInterrupted):
-            # It was about to be told.
+        elif isinstance(result.error, StepInterrupted) and result.error.result:
+            # Of a call before that one: it was about to be told.
             self.interrupted = result.error
         elif result.executed == "no" and result.final is not None:
             self.interrupted = StepInterrupted(
@@ -222,6 +222,7 @@ class Slot:
 
     def _send_unusual(self, timeout: float | None) -> None:
         interrupted, self.interrupted = self.interrupted, None
+        self.kind = m.Step
         if interrupted is not None:
             self._arrived(Failure(interrupted))
         else:

@@ -24,6 +24,8 @@ __all__ = [
     "Ready",
     "Report",
     "ToWorker",
+    "unwrap",
+    "wrap",
 ]
 
 _HEAD: Final = 4
@@ -77,6 +79,21 @@ ToWorker = Begin | m.Reset | m.Step | m.GetState | m.Close | m.Cancel
 FromWorker = Ready | Done | Failed | Report
 
 MessageT = TypeVar("MessageT")
+
+
+def wrap(payload: m.Payload, encoding: m.Encoding) -> m.Payload:
+    """Make a payload fit into the pipe, whose own encoding is msgpack."""
+    if encoding == "msgpack" or payload is None:
+        return payload
+    return bytes(cast(msgspec.Raw, payload))
+
+
+def unwrap(payload: m.Payload, encoding: m.Encoding) -> m.Payload:
+    """Undo `wrap` on what was decoded from the pipe."""
+    if encoding == "msgpack" or payload is None:
+        return payload
+    inner = m.MSGPACK.generic(cast(msgspec.Raw, payload))
+    return None if inner is None else m.raw(cast(bytes, inner))
 
 
 class Pipe(asyncio.Protocol, Generic[MessageT]):

@@ -25,10 +25,10 @@ from .. import messages as m
 from .._aio import Tasks
 from ..environment import EnvironmentSpec, find_spec
 from ..errors import Executed
-from ..protocol import Outcome
+from ..protocol import Outcome, Request
 from .hosts import METHODS, Host
 from .inline import InlineBackend
-from .pipe import Begin, Done, Failed, Pipe, Ready, Report, ToWorker
+from .pipe import Begin, Done, Failed, Pipe, Ready, Report, ToWorker, unwrap, wrap
 from .threads import ThreadBackend
 
 __all__ = ["main"]
@@ -42,11 +42,12 @@ _CLOSE_PATIENCE: Final = 5.0
 class _PipeSink:
     """Sends a host's answers to the parent."""
 
-    __slots__ = ("_handle", "_pipe", "queue_ns", "since_ns")
+    __slots__ = ("_encoding", "_handle", "_pipe", "queue_ns", "since_ns")
 
-    def __init__(self, pipe: Pipe[ToWorker], handle: int) -> None:
+    def __init__(self, pipe: Pipe[ToWorker], handle: int, encoding: m.Encoding) -> None:
         self.since_ns = 0
         self.queue_ns = 0
+        self._encoding: m.Encoding = encoding
         self._pipe = pipe
         self._handle = handle
 
@@ -62,7 +63,7 @@ class _PipeSink:
         self._pipe.send(
             Done(
                 self._handle,
-                payload,
+                wrap(payload, self._encoding),
                 done,
                 reward,
                 self.queue_ns,
@@ -97,6 +98,18 @@ class _PipeSink:
 
     def progress(self, fraction: float | None, message: str) -> None:
         self._pipe.send(Report(self._handle, fraction, message))
+
+
+def _unwrapped(request: Request, encoding: m.Encoding) -> Request:
+    """A request with its payload as the client encoded it."""
+    if encoding != "msgpack":
+        if isinstance(request, m.Step):
+            action = unwrap(request.action, encoding)
+            return msgspec.structs.replace(request, action=action)
+        if isinstance(request, m.Reset):
+            options = unwrap(request.options, encoding)
+            return msgspec.structs.replace(request, options=options)
+    return request
 
 
 def _nothing() -> None:
@@ -140,6 +153,7 @@ class _Worker:
                 await anyio.sleep(0.01)
         for host in hosts:
             await self._close(host)
+        self._inline.close()
 
     async def _close(self, host: Host) -> None:
         """The parent is gone and can ask for nothing: close what it left."""
@@ -172,16 +186,17 @@ class _Worker:
                 case m.Reset() | m.Step() | m.GetState() | m.Close():
                     host = self._hosts[message.handle]
                     host.sink.since_ns = now
-                    if type(message) is m.Close:
-                        del self._hosts[message.handle]
-                    if host.stuck and type(message) is m.Close:
+                    request = _unwrapped(message, host.codec.encoding)
+                    if type(request) is m.Close:
+                        del self._hosts[request.handle]
+                    if host.stuck and type(request) is m.Close:
                         host.leave()
-                    elif METHODS[type(message)] in self._blocking:
+                    elif METHODS[type(request)] in self._blocking:
                         # Even for a single session, because the next one that comes
                         # here must not wait for a step that hangs.
-                        self._threads.submit(host, message)
+                        self._threads.submit(host, request)
                     else:
-                        self._inline.submit(host, message)
+                        self._inline.submit(host, request)
                 case _:
                     assert_never(message)
 
@@ -189,12 +204,13 @@ class _Worker:
         codec = m.MSGPACK if begin.encoding == "msgpack" else m.JSON
         host = self._hosts.get(begin.handle)
         decode: Any = codec.decoder(self._spec.action_type)
+        sink = _PipeSink(self._pipe, begin.handle, begin.encoding)
         if host is not None:
-            host.codec, host.decode_action = codec, decode
+            host.sink, host.codec, host.decode_action = sink, codec, decode
             return
         self._hosts[begin.handle] = Host(
             self._spec,
-            _PipeSink(self._pipe, begin.handle),
+            sink,
             codec=codec,
             decode_action=decode,
             label=begin.label,

@@ -21,7 +21,17 @@ from ..environment import EnvironmentSpec
 from ..errors import LocalProtocolError
 from ..protocol import Outcome, Request, Session
 from .hosts import Host, waited
-from .pipe import Begin, Done, Failed, FromWorker, Pipe, Ready, Report
+from .pipe import (
+    Begin,
+    Done,
+    Failed,
+    FromWorker,
+    Pipe,
+    Ready,
+    Report,
+    unwrap,
+    wrap,
+)
 
 __all__ = ["WorkerBackend"]
 
@@ -175,6 +185,12 @@ class WorkerBackend:
             self._timers[host] = asyncio.get_running_loop().call_later(
                 max(0.0, remaining), self._expire, host, request
             )
+        if isinstance(request, m.Step):
+            action = wrap(request.action, encoding)
+            request = msgspec.structs.replace(request, action=action)
+        elif isinstance(request, m.Reset):
+            options = wrap(request.options, encoding)
+            request = msgspec.structs.replace(request, options=options)
         worker.send(msgspec.structs.replace(request, handle=handle, timeout=None))
 
     def _choose(self) -> _Worker:
@@ -254,7 +270,7 @@ class WorkerBackend:
             host.stopping = ""
             host.sink.queue_ns = message.queue_ns
             host.sink.reply(
-                message.payload,
+                unwrap(message.payload, host.codec.encoding),
                 done=message.done,
                 reward=message.reward,
                 environment_ns=message.environment_ns,

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import anyio
 
+from openenv_async.server.app import EnvironmentLike
 from tests.serving import Serving, serving
 
 __all__ = ["Fate", "Proxy", "Side", "proxied", "proxy_to"]
@@ -227,13 +228,16 @@ async def proxy_to(upstream: Path) -> AsyncIterator[Proxy]:
 
 
 @contextlib.asynccontextmanager
-async def proxied(**options: Any) -> AsyncIterator[tuple[Serving, Proxy]]:
-    """A server of scripted environments, and a proxy in front of it.
+async def proxied(
+    *served: EnvironmentLike, **options: Any
+) -> AsyncIterator[tuple[Serving, Proxy]]:
+    """A server, and a proxy in front of it.
 
     Args:
+        served: What to serve; by default a `ScriptedEnvironment`.
         options: For `create_app`.
     """
-    async with serving(**options) as server:
+    async with serving(*served, **options) as server:
         assert server.path is not None
         async with proxy_to(server.path) as proxy:
             yield server, proxy

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -19,9 +20,16 @@ from openenv_async import (
     StepInterrupted,
     StepResult,
 )
+from openenv_async.client import Failure
 from tests.chaos.proxy import Fate, Proxy, Side, proxied
 from tests.clients import ScriptedEnv, asleep, connections, holding
-from tests.environments import Command, Report, executions, gates
+from tests.environments import (
+    BlockingEnvironment,
+    Command,
+    Report,
+    executions,
+    gates,
+)
 from tests.serving import eventually
 
 SESSIONS = 64
@@ -111,7 +119,7 @@ async def test_a_cut_while_reconnecting_costs_nothing(
 
 @pytest.mark.parametrize("ends", ["before", "after"])
 async def test_a_step_that_runs_during_a_cut_is_attached_to(ends: str) -> None:
-    """The reply reaches the client, whether the step ends before or after it is back."""
+    """The reply arrives, whether the client is back before the step ends or after."""
     async with proxied() as (server, proxy), ScriptedEnv(proxy.url) as env:
         await env.reset()
         gate = await holding("long")
@@ -340,7 +348,7 @@ async def _awaiting(url: str, number: int, seed: int, end: float) -> int:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_awaited_steps_run_once_under_random_cuts(seed: int) -> None:
-    """64 sessions whose connection is cut again and again each get their own replies."""
+    """64 sessions whose connection is cut again and again get their own replies."""
     async with proxied() as (server, proxy):
         chance = proxy.decide = _Chance(seed, 0.02)
         end = time.monotonic() + SECONDS
@@ -384,6 +392,68 @@ async def _step_all(
     for action, result in zip(actions, results, strict=True):
         _check_own(action, result, count)
         assert executions[action.text] == 1
+
+
+@pytest.mark.parametrize("seed", [8])
+async def test_threaded_steps_run_once_under_random_cuts(seed: int) -> None:
+    """Blocking environments in threads keep the same promise."""
+    async with proxied(BlockingEnvironment) as (server, proxy):
+        chance = proxy.decide = _Chance(seed, 0.02)
+        end = time.monotonic() + SECONDS
+        async with asyncio.TaskGroup() as group:
+            for number in range(SESSIONS):
+                group.create_task(_awaiting(proxy.url, number, seed, end))
+        assert chance.struck > 5
+        assert max(executions.values()) == 1
+        await eventually(lambda: server.sessions == 0)
+
+
+@pytest.mark.parametrize("seed", [9])
+async def test_cancelled_batches_are_told_of_under_random_cuts(seed: int) -> None:
+    """After a cancelled batch.step, each place says truthfully what it did."""
+    async with proxied() as (_, proxy):
+        source = random.Random(seed)
+        chance = proxy.decide = _Chance(seed, 0.03)
+        interrupted, end = 0, time.monotonic() + SECONDS
+        async with ScriptedEnv.batch(proxy.url, size=SESSIONS) as envs:
+            await envs.reset()
+            count = 0
+            while time.monotonic() < end:
+                count += 1
+                actions = [
+                    _random_action(source, f"{number}-{count}")
+                    for number in range(SESSIONS)
+                ]
+                try:
+                    async with asyncio.timeout(source.random() * 0.02):
+                        results = await envs.step(actions)
+                except TimeoutError:
+                    again = [Command(text=f"{action.text}-x") for action in actions]
+                    interrupted += _check_told(actions, await envs.step(again))
+                    await envs.reset()
+                else:
+                    for action, result in zip(actions, results, strict=True):
+                        assert isinstance(result, StepResult), result
+                        assert executions[action.text] == 1
+        assert chance.struck > 5
+        assert interrupted > 5
+        assert max(executions.values()) == 1
+
+
+def _check_told(actions: Sequence[Command], results: Sequence[object]) -> int:
+    """What became of cancelled steps, according to the results of the next ones."""
+    interrupted = 0
+    for action, result in zip(actions, results, strict=True):
+        if isinstance(result, StepResult):
+            assert executions[action.text] == 0
+            assert executions[f"{action.text}-x"] == 1
+        else:
+            assert isinstance(result, Failure)
+            assert isinstance(result.error, StepInterrupted), result
+            assert executions[f"{action.text}-x"] == 0
+            _check_once(action.text, result.error)
+            interrupted += 1
+    return interrupted
 
 
 @pytest.mark.parametrize("seed", [5])

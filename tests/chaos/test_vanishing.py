@@ -11,7 +11,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from openenv_async import SessionLost
+from openenv_async import SessionLost, StepResult
+from openenv_async.client import Failure
 from tests.chaos.processes import Process, short_folder
 from tests.chaos.proxy import Proxy, Side, proxied
 from tests.clients import ScriptedEnv
@@ -93,29 +94,33 @@ async def _undisturbed(server: Serving, *, until: asyncio.Event) -> int:
 
 async def test_a_client_that_stops_reading_is_ended_and_slows_nobody() -> None:
     """Its connection ends by heartbeat, its sessions by their lease; others step on."""
-    async with proxied(heartbeat=0.2, lease=0.3) as (server, proxy):
+    bound = 8 * _MEGABYTE
+    async with proxied(heartbeat=0.2, lease=0.3, kept_bytes=bound) as (server, proxy):
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            other = group.create_task(_undisturbed(server, until=ended))
             async with ScriptedEnv.batch(proxy.url, size=16, sockets=1) as envs:
                 await envs.reset()
-                links = set(server.core.links)
+                (stalled,) = server.core.links
+                other = group.create_task(_undisturbed(server, until=ended))
                 proxy.stall(Side.SERVER)
                 large = [Command(do="array", size=2 * _MEGABYTE)] * 16
                 waiting = group.create_task(envs.step(large))
-                await eventually(lambda: len(server.core.links - links) == 0)
-                stalled = next(iter(links))
-                await eventually(lambda: stalled not in server.core.links or ended)
-                await eventually(lambda: server.sessions <= 1)
+                await eventually(lambda: stalled.protocol.pending)
+                assert server.core.table.kept <= bound
+                await eventually(lambda: stalled not in server.core.links)
+                assert not stalled.protocol.pending
+                await eventually(lambda: server.sessions == 1)
+                assert server.core.table.kept <= _MEGABYTE
                 ended.set()
                 proxy.stall(stalled=False)
                 for result in await waiting:
-                    assert isinstance(getattr(result, "error", None), SessionLost)
+                    assert isinstance(result, Failure)
+                    assert isinstance(result.error, SessionLost)
         assert other.result() > 50
 
 
 async def test_a_client_that_reads_slowly_gets_everything() -> None:
-    """Taking answers is a sign of life, even if it lasts longer than three heartbeats."""
+    """Taking answers is a sign of life, even if it takes more than three heartbeats."""
     async with proxied(heartbeat=0.15) as (server, proxy):
         done = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -126,6 +131,8 @@ async def test_a_client_that_reads_slowly_gets_everything() -> None:
                 began = time.monotonic()
                 large = [Command(do="array", size=_MEGABYTE)] * 16
                 for result in await envs.step(large):
+                    assert isinstance(result, StepResult)
+                    assert result.observation.data is not None
                     assert len(result.observation.data.data) == _MEGABYTE
                 assert time.monotonic() - began > 4 * 0.15
                 pace.cancel()

@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode as GymnasiumMode
 from gymnasium.vector import SyncVectorEnv
-from gymnasium_env import GymnasiumAction, GymnasiumEnv
 from numpy.testing import assert_array_equal
 
-from openenv_async import AutoresetMode, EpisodeDone, Failure, StepResult
+from gymnasium_env import GymnasiumAction, GymnasiumEnv
+from openenv_async import (
+    AutoresetMode,
+    EpisodeDone,
+    Failure,
+    StepInterrupted,
+    StepResult,
+)
+from openenv_async import messages as m
 from tests.clients import ScriptedEnv, asleep, holding
 from tests.environments import Command, Report
-from tests.serving import Serving, serving
+from tests.serving import Serving, eventually, serving
 
 _SIZE = 4
 _STEPS = 120
@@ -192,6 +199,7 @@ async def test_cancelling_between_episodes_loses_no_step(server: Serving) -> Non
                 batch.step([Command(text="last"), Command(do="wait", text="other")])
             )
             await asleep("other")
+            await eventually(lambda: batch._slots[0].gather is None)
             step.cancel()
         first, second = await batch.step([Command()] * 2)
         assert isinstance(first, Failure)
@@ -204,3 +212,29 @@ async def test_cancelling_between_episodes_loses_no_step(server: Serving) -> Non
         again, _ = await batch.step([Command()] * 2)
         assert isinstance(again, StepResult)
         assert again.observation.count == 1
+
+
+async def test_a_reset_that_was_cancelled_in_time_does_not_hide_the_step(
+    server: Serving,
+) -> None:
+    """`SameStep`: the step had been executed, whatever became of its reset."""
+    async with ScriptedEnv.batch(server.url, size=1, autoreset="SameStep") as batch:
+        await batch.reset()
+        (final,) = await batch.step([Command(text="last")])
+        assert isinstance(final, StepResult)
+        slot = batch._slots[0]
+        slot.kind = m.Reset
+        slot.remember(Failure(EpisodeDone("not begun", executed="no"), final))
+        (told,) = await batch.step([Command()])
+        assert isinstance(told, Failure)
+        assert told.executed == "yes"
+        assert isinstance(told.error, StepInterrupted)
+        assert told.error.result is final
+        # Somebody was about to be told, but was cancelled: the next one is.
+        await batch.state()
+        slot.kind = m.Step
+        slot.remember(told)
+        (again,) = await batch.step([Command()])
+        assert isinstance(again, Failure)
+        assert again.error is told.error
+        assert isinstance((await batch.step([Command()]))[0], StepResult)

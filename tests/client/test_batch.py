@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 import anyio
 import pytest
 
 from openenv_async import (
-    Array,
     AtCapacity,
+    BatchResult,
     ConnectFailed,
     EnvClient,
     EnvironmentFailed,
     EpisodeDone,
     Failure,
-    GenericEnv,
     InvalidAction,
     LocalProtocolError,
     RemoteProtocolError,
+    ResetRequired,
     SessionBusy,
     SessionClosed,
     SessionLost,
     State,
+    StepInterrupted,
     StepResult,
 )
 from tests.clients import ScriptedEnv, asleep, connections, holding
 from tests.environments import Command, Report, journal
 from tests.serving import Serving, eventually, serving
 
-ResultT = TypeVar("ResultT")
+ObsT = TypeVar("ObsT")
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ async def server() -> AsyncIterator[Serving]:
         assert running.sessions == 0
 
 
-def _good(results: list[StepResult[Report] | Failure]) -> list[Report]:
+def _good(results: Sequence[BatchResult[ObsT]]) -> list[ObsT]:
     """The observations of results of which none failed."""
     for result in results:
         assert isinstance(result, StepResult), result
     return [result.observation for result in results if isinstance(result, StepResult)]
 
 
-def _error(result: StepResult[Report] | Failure) -> Any:
+def _error(result: object) -> Any:
     assert isinstance(result, Failure), result
     return result.error
 
@@ -252,6 +253,56 @@ async def test_calls_on_different_sessions_may_overlap(server: Serving) -> None:
         assert [report.count for report in _good(slow.result())] == [1, 1]
 
 
+@pytest.mark.parametrize("do", ["count", "sleep"])
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_step_cancelled_at_any_turn_is_told_or_did_not_happen(
+    server: Serving, turns: int, do: str
+) -> None:
+    """The next step goes on, or says once, in place, what became of the other."""
+    async with ScriptedEnv.batch(server.url, size=3) as batch:
+        await batch.reset()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(batch.step([Command(do=do)] * 3))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+        if not task.cancelled():
+            return
+        for place, result in enumerate(await batch.step([Command()] * 3)):
+            if isinstance(result, StepResult):
+                assert result.observation.count == 1
+                continue
+            error = result.error
+            assert isinstance(error, StepInterrupted)
+            if error.executed == "yes":
+                assert isinstance(error.result, StepResult)
+                assert error.result.observation.count == 1
+                (after,) = _good(await batch.step([Command()], indices=[place]))
+                assert after.count == 2
+            else:
+                assert error.executed == "unknown"
+                (broken,) = await batch.step([Command()], indices=[place])
+                assert isinstance(_error(broken), ResetRequired)
+        _good(await batch.reset())
+        assert [r.count for r in _good(await batch.step([Command()] * 3))] == [1] * 3
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_reset_cancelled_at_any_turn_is_forgiven_by_the_next(
+    server: Serving, turns: int
+) -> None:
+    """Another reset clears whatever the cancelled one left."""
+    async with ScriptedEnv.batch(server.url, size=3) as batch:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(batch.reset(seeds=1))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+        texts = [report.text for report in _good(await batch.reset(seeds=7))]
+        assert texts == ["seed 7", "seed 8", "seed 9"]
+        assert [r.count for r in _good(await batch.step([Command()] * 3))] == [1] * 3
+
+
 # Opening and closing
 
 
@@ -437,113 +488,7 @@ async def test_a_batch_whose_server_is_gone_fails_in_every_place() -> None:
         assert connections() == 0
 
 
-# Sockets
-
-
-@pytest.mark.parametrize(
-    ("size", "sockets", "expected"),
-    [
-        (8, 1, 1),
-        (8, 2, 2),
-        (8, 4, 4),
-        (2, 4, 2),
-        (1, None, 1),
-        (64, None, 1),
-        (127, None, 1),
-        (128, None, 2),
-        (256, None, 2),
-    ],
-)
-async def test_sessions_are_spread_over_sockets(
-    server: Serving, size: int, sockets: int | None, expected: int
-) -> None:
-    """The server sees as many connections as were asked for, evenly filled."""
-    async with ScriptedEnv.batch(server.url, size=size, sockets=sockets) as batch:
-        channels = [link.protocol.channels for link in server.core.links]
-        assert len(channels) == expected
-        assert sum(channels) == size
-        assert max(channels) - min(channels) <= 1
-        _good(await batch.reset())
-        _good(await batch.step([Command()] * size))
-
-
-async def test_two_batches_and_a_session_share_what_there_is(server: Serving) -> None:
-    """Two batches of a process step at once on the same socket, and none mixes up."""
-    async with (
-        ScriptedEnv.batch(server.url, size=20) as one,
-        GenericEnv.batch(server.url, size=30) as two,
-        ScriptedEnv(server.url) as single,
-    ):
-        assert len(server.core.links) == 1
-        await one.reset()
-        await two.reset()
-        await single.reset()
-        for count in range(1, 6):
-            async with asyncio.TaskGroup() as group:
-                first = group.create_task(one.step([Command(text="one")] * 20))
-                second = group.create_task(two.step([{"text": "two"}] * 30))
-                alone = group.create_task(single.step(Command(text="alone")))
-            assert {(r.count, r.text) for r in _good(first.result())} == {
-                (count, "one")
-            }
-            for result in second.result():
-                assert isinstance(result, StepResult)
-                assert result.observation["text"] == "two"
-                assert result.observation["count"] == count
-            assert alone.result().observation.text == "alone"
-
-
-# Sizes
-
-
-@pytest.mark.parametrize("size", [1 << 20, 20 << 20])
-async def test_large_observations_hold_up_nobody(server: Serving, size: int) -> None:
-    """Arrays arrive whole, and small steps on the same socket overtake them."""
-    async with (
-        ScriptedEnv.batch(server.url, size=2) as batch,
-        ScriptedEnv(server.url) as small,
-    ):
-        await batch.reset()
-        await small.reset()
-        order: list[str] = []
-
-        async def large() -> None:
-            action = Command(do="array", size=size)
-            for report in _good(await batch.step([action] * 2)):
-                assert report.data is not None
-                assert report.data.nbytes == size
-            order.append("large")
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(large())
-            await asyncio.sleep(0)
-            for _ in range(3):
-                await small.step(Command())
-                order.append("small")
-        assert len(server.core.links) == 1
-        if size > 1 << 22:
-            assert order.index("large") > 0
-
-
-async def test_large_actions_hold_up_nobody(server: Serving) -> None:
-    """Actions of 5 MiB arrive whole, and a small step on the same socket overtakes."""
-    data = Array("|u1", (5 << 20,), memoryview(bytes(range(256)) * (5 << 12)))
-    async with (
-        ScriptedEnv.batch(server.url, size=4) as batch,
-        ScriptedEnv(server.url) as small,
-    ):
-        await batch.reset()
-        await small.reset()
-        async with asyncio.TaskGroup() as group:
-            large = group.create_task(
-                batch.step([Command(do="reflect", data=data)] * 4)
-            )
-            await asyncio.sleep(0)
-            await small.step(Command())
-            assert not large.done()
-        assert len(server.core.links) == 1
-        for report in _good(large.result()):
-            assert report.data == data
+# States and deadlines
 
 
 async def test_states_are_typed_and_fail_in_place(server: Serving) -> None:

@@ -22,8 +22,8 @@ _OWNER = """
 import asyncio, sys, time
 from echo_env import EchoAction, EchoEnv
 
-async def main(how):
-    provider = EchoEnv.provider()
+async def main(how, execution="inline"):
+    provider = EchoEnv.provider(execution=execution, workers=2)
     async with EchoEnv(provider=provider) as env:
         await env.reset()
         print("server", provider.pid, flush=True)
@@ -42,7 +42,7 @@ def blocking():
 if sys.argv[1] == "sync":
     blocking()
 else:
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))
 """
 
 
@@ -83,9 +83,9 @@ def _module(folder: Path, name: str, text: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _owner(folder: Path, how: str) -> Iterator[tuple[Process, int]]:
+def _owner(folder: Path, *how: str) -> Iterator[tuple[Process, int]]:
     """A process that owns a server; ends the server too, whatever a test found."""
-    arguments = ["-c", _OWNER, how]
+    arguments = ["-c", _OWNER, *how]
     with running(arguments, folder, {"TMPDIR": str(folder / "t")}) as owner:
         pid = int(owner.line("server "))
         try:
@@ -239,7 +239,7 @@ def test_an_owner_that_returns_or_raises_takes_its_server_along(folder: Path) ->
 def test_a_signal_to_the_owner_ends_its_server(
     folder: Path, how: str, number: signal.Signals
 ) -> None:
-    """Ctrl-C, SIGTERM, a closed terminal and SIGKILL leave neither server nor folder."""
+    """Ctrl-C, SIGTERM, SIGHUP and SIGKILL leave neither server nor folder."""
     with _owner(folder, how) as (owner, pid):
         owner.signal(number)
         assert owner.wait() != 0
@@ -247,20 +247,39 @@ def test_a_signal_to_the_owner_ends_its_server(
         assert _left(folder) == []
 
 
+def test_workers_end_with_the_owner_of_their_server(folder: Path) -> None:
+    """After SIGKILL of the owner, the server's worker processes go as well."""
+    with _owner(folder, "sleep", "process") as (owner, pid):
+        workers = _children(pid)
+        assert workers
+        owner.kill()
+        _wait_until(lambda: not any(map(is_alive, [pid, *workers])))
+        assert _left(folder) == []
+
+
+def test_workers_end_with_a_server_that_is_killed(folder: Path) -> None:
+    """After SIGKILL of the server itself, its worker processes end by themselves."""
+    with _owner(folder, "sleep", "process") as (_, pid):
+        workers = _children(pid)
+        assert workers
+        os.kill(pid, signal.SIGKILL)
+        _wait_until(lambda: not any(map(is_alive, [pid, *workers])))
+
+
+def _children(pid: int) -> set[int]:
+    found: set[int] = set()
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, listing.read_text().split()))
+    return found
+
+
 def test_an_owner_killed_during_the_start_leaves_no_server(folder: Path) -> None:
     """A server whose owner is gone before it serves ends as well."""
     arguments = ["-c", _OWNER, "sleep"]
     with running(arguments, folder, {"TMPDIR": str(folder / "t")}) as owner:
-        children = Path(f"/proc/{owner.pid}/task")
-        pids: set[int] = set()
-
-        def found() -> bool:
-            for listing in children.glob("*/children"):
-                with contextlib.suppress(OSError):
-                    pids.update(map(int, listing.read_text().split()))
-            return bool(pids)
-
-        _wait_until(found)
+        _wait_until(lambda: _children(owner.pid))
+        pids = _children(owner.pid)
         owner.kill()
         _wait_until(lambda: not any(map(is_alive, pids)))
         assert _left(folder) == []
