@@ -59,9 +59,10 @@ class Endpoint:
                 f"{url!r}"
             )
         if parts.query or parts.fragment or parts.username or parts.password:
+            # The rest may be a secret, which does not belong into a log.
             raise LocalProtocolError(
-                f"expected an address without query, fragment or user, got {url!r}: "
-                "a token has an argument of its own"
+                "expected an address without query, fragment or user, got one with "
+                f"them at host {parts.hostname!r}: a token has an argument of its own"
             )
         path = parts.path.rstrip("/")
         if not path.endswith("/ws"):
