@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..providers import Provider
 from .arrivals import Arrivals
-from .connection import Connection, ConnectionOptions
+from .connection import Connection, ConnectionOptions, close_patience
 from .endpoint import Endpoint
 from .payloads import Payloads
 from .pool import Pool, pool_of
@@ -204,13 +204,14 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         if not self._is_open:
             return
         self._is_open = False
+        patience = close_patience(self._held)
         try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
+            async with asyncio.timeout(patience):
                 await self._close_slots()
         except TimeoutError:
             _logger.warning(
                 "some sessions did not close within %s s; their leases will end them",
-                _CLOSE_TIMEOUT,
+                patience,
             )
         finally:
             await shielded(self._give_back(), timeout=2 * _CLOSE_TIMEOUT)

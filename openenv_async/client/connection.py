@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import random
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -24,7 +25,7 @@ from ..protocol import ClientProtocol, ClientSession
 from .endpoint import Endpoint
 from .transport import WebSocket, open_websocket
 
-__all__ = ["Connection", "ConnectionOptions", "Waiter"]
+__all__ = ["Connection", "ConnectionOptions", "Waiter", "close_patience"]
 
 _logger = logging.getLogger("openenv_async.client")
 
@@ -32,6 +33,10 @@ _CLIENT: Final = "openenv-async"
 _BACKOFF: Final = (0.02, 2.0)
 """Seconds before the first and, at most, between later attempts to reconnect."""
 _CLOSE_TIMEOUT: Final = 1.0
+_CLOSE_PATIENCE: Final = 10.0
+"""Seconds that the server has to close environments."""
+_LOST_PATIENCE: Final = 1.0
+"""The same while the connection is lost: their leases will close them anyway."""
 _TICK: Final = 1.0
 _DEADLINE_SLACK: Final = 5.0
 """Seconds past its deadline after which a call stops waiting for the server's word."""
@@ -416,6 +421,12 @@ class Connection:
     def _next_tick(self) -> None:
         interval = min(_TICK, self.options.limits.heartbeat / 4)
         self._timer = self.loop.call_later(interval, self._tick)
+
+
+def close_patience(connections: Iterable[Connection]) -> float:
+    """Seconds to wait for sessions to close: few where nobody is there to do it."""
+    reachable = all(connection.protocol.ready for connection in connections)
+    return _CLOSE_PATIENCE if reachable else _LOST_PATIENCE
 
 
 def _again(error: OpenEnvError) -> OpenEnvError:

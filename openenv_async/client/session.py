@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..protocol import ClientSession
 from ..providers import LocalProvider, Provider
-from .connection import Connection, ConnectionOptions, Waiter
+from .connection import Connection, ConnectionOptions, Waiter, close_patience
 from .endpoint import Endpoint
 from .payloads import Payloads, not_open, refusal, unwrap
 from .pool import Pool, pool_of
@@ -291,8 +291,9 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     async def _close_session(self, session: ClientSession[Waiter]) -> None:
         assert self._connection is not None
+        patience = close_patience([self._connection])
         try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
+            async with asyncio.timeout(patience):
                 if session.pending is not None:
                     self._abandon_running(session)
                 if self._leftover is not None:
@@ -308,7 +309,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             _logger.warning(
                 "session %s did not close within %s s; its lease will end it",
                 session.id,
-                _CLOSE_TIMEOUT,
+                patience,
             )
 
     def _abandon_running(self, session: ClientSession[Waiter]) -> None:

@@ -6,6 +6,7 @@ Both are pure: they never wait, and they hold nothing but what is in transit.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar, cast
@@ -70,8 +71,8 @@ class Outbox:
         """How many of the streams are on their way."""
         self._moving_bytes = 0
         self._next_stream = 1
-        self._last: list[bytes] = []
-        """Small messages that wait for all chunks."""
+        self._behind: list[tuple[int, bytes]] = []
+        """Small messages, with the number of the last stream that goes before them."""
         self._chunk_next = False
         self.peer = Limits()
 
@@ -93,10 +94,10 @@ class Outbox:
         """Whether the peer accepts a message of a size at all."""
         return size <= self._whole or size <= self._peer.message_bytes
 
-    def append_last(self, data: bytes) -> None:
-        """Queue a small message that must not overtake one that goes in chunks."""
+    def append_behind(self, data: bytes) -> None:
+        """Queue a small message that overtakes nothing that waits now."""
         if self._streams:
-            self._last.append(data)
+            self._behind.append((self._next_stream - 1, data))
         else:
             self.append(data)
 
@@ -180,10 +181,19 @@ class Outbox:
         if final:
             self._moving -= 1
             self._moving_bytes -= len(stream.data)
+            if self._behind:
+                self._let_go()
         else:
             self._streams.insert(self._moving - 1, stream)
         # Encoding takes any buffer for bytes.
         return self.codec.encode(Chunk(stream.number, final, piece))  # type: ignore[arg-type]  # a view saves a copy
+
+    def _let_go(self) -> None:
+        """Send what waited for chunked messages that have all left."""
+        first = min((stream.number for stream in self._streams), default=math.inf)
+        waiting = self._behind
+        self._behind = [item for item in waiting if item[0] >= first]
+        self.small.extend(data for number, data in waiting if number < first)
 
     def _move(self) -> None:
         """Let streams set out that wait for others, as far as the peer has room."""
@@ -199,7 +209,7 @@ class Outbox:
         """Forget everything: the connection is gone."""
         self.small.clear()
         self._streams.clear()
-        self._last.clear()
+        self._behind.clear()
         self._moving = self._moving_bytes = 0
 
 

@@ -335,7 +335,7 @@ class ServerProtocol(Connection):
         """Take a channel off this connection and tell the client."""
         self.release(channel.handle)
         # Behind a reply that is still on its way in chunks: it must not get lost.
-        self._outbox.append_last(
+        self._outbox.append_behind(
             self.codec.encode(m.Ended(channel.handle, code, message))
         )
 
@@ -419,7 +419,8 @@ class ServerProtocol(Connection):
                     *times,
                 )
             )
-            self.send(event)
+            # The last one overtakes none that is still on its way in chunks.
+            (self._outbox.append_behind if kind == "ended" else self.send)(event)
         except (LocalProtocolError, *UNENCODABLE):
             # Larger than this watcher accepts, or nothing that its encoding has: it
             # will learn that one is missing.

@@ -348,7 +348,7 @@ async def test_a_close_cancelled_twice_ends_the_session(server: Serving) -> None
 
 async def test_an_exception_in_the_block_closes_the_session(server: Serving) -> None:
     """Whatever leaves the block closes the environment."""
-    with pytest.raises(ValueError, match="mine"):  # noqa: PT012 (the block is the test)
+    with pytest.raises(ValueError, match="mine"):
         async with ScriptedEnv(server.url) as env:
             await env.reset(episode_id="raised")
             raise ValueError("mine")
@@ -362,7 +362,7 @@ async def test_a_failing_sibling_closes_the_session(server: Serving) -> None:
         await asleep("sibling")
         raise ValueError("mine")
 
-    with pytest.raises(ExceptionGroup):  # noqa: PT012 (the block is the test)
+    with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as group, ScriptedEnv(server.url) as env:
             await env.reset(episode_id="sibling")
             await holding("sibling")
