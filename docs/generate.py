@@ -37,6 +37,7 @@ _BLOCK: Final = re.compile(
 )
 _TYPES: Final = {
     "int": "integer",
+    "Seed": "integer of 64 bits, signed",
     "float": "number",
     "str": "text",
     "bool": "boolean",

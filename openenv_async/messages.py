@@ -9,10 +9,11 @@ only the session that they belong to knows their type.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
+from .arrays import Array
 from .errors import Executed, Fault
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Reply",
     "Reset",
     "Resume",
+    "Seed",
     "ServerMessage",
     "SessionRow",
     "Sessions",
@@ -78,6 +80,10 @@ else:
 def raw(encoded: bytes) -> Payload:
     """Mark bytes as an encoded payload, so that encoding includes them as they are."""
     return msgspec.Raw(encoded)
+
+
+Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What every encoding and every environment can represent."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -200,7 +206,7 @@ class Reset(Message, frozen=True, tag="reset", gc=False):
 
     handle: int
     seq: int
-    seed: int | None = None
+    seed: Seed | None = None
     episode_id: str | None = None
     options: Payload = None
     timeout: float | None = None
@@ -538,6 +544,16 @@ class FrameDecoder(Generic[MessageT]):
         """The frame's items, undecoded: to find the bad one."""
 
 
+def _plain(value: object) -> object:
+    """Encode what NumPy has: scalars as numbers, arrays as `Array`."""
+    if hasattr(value, "dtype") and hasattr(value, "ndim"):
+        item = getattr(value, "item", None)
+        if value.ndim == 0 and callable(item):
+            return item()
+        return Array.of(value)
+    raise TypeError(f"objects of type {type(value).__qualname__!r} have no encoding")
+
+
 class Codec:
     """One encoding of messages, frames and payloads (section 2.2)."""
 
@@ -546,7 +562,9 @@ class Codec:
         self.subprotocol = f"openenv.v{VERSION}.{encoding}"
         self.is_text = encoding == "json"
         self._module = msgspec.json if self.is_text else msgspec.msgpack
-        self.encode: Callable[[object], bytes] = self._module.Encoder().encode
+        self.encode: Callable[[object], bytes] = self._module.Encoder(
+            enc_hook=_plain
+        ).encode
         self.from_client = FrameDecoder[ClientMessage](self, ClientMessage)
         self.from_server = FrameDecoder[ServerMessage](self, ServerMessage)
         self.generic = self.decoder(object)

@@ -105,7 +105,9 @@ async def serving(
             path = Path(folder) / "s"
         bound = await anyio.to_thread.run_sync(bind_unix, path)
     if mount:
-        app = Starlette(routes=[Mount(mount, app)], lifespan=app.router.lifespan_context)
+        app = Starlette(
+            routes=[Mount(mount, app)], lifespan=app.router.lifespan_context
+        )
         app.state.core = core
     if stock:
         config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")

@@ -163,7 +163,7 @@ CLASSES = {
     "cancelled": "StepInterrupted",
     "deadline_exceeded": "DeadlineExceeded",
     "session_poisoned": "SessionLost",
-    "worker_died": "SessionLost",
+    "worker_died": "EpisodeLost",
     "reply_lost": "ReplyLost",
     "lease_expired": "SessionLost",
     "taken_over": "TakenOver",

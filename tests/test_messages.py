@@ -67,7 +67,7 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
     if kind is msgspec.Raw or kind is object:
         return values
     if kind is int:
-        return st.integers(-(2**63), 2**64 - 1)
+        return st.integers(-(2**63), 2**63 - 1)
     if kind is float:
         return st.floats(allow_nan=False, allow_infinity=False)
     if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):

@@ -31,7 +31,9 @@ def serve(
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")
+    ] = 8000,
     uds: Annotated[
         Path | None, typer.Option(help="Unix socket to listen on instead.")
     ] = None,

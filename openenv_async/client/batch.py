@@ -331,6 +331,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
                 slot.sent_ns = sent_ns
                 try:
                     slot.protocol.step(slot.session, actions[position], timeout)
+                    if timeout is not None:
+                        slot.connection.guard(slot.session, timeout)
                 except OpenEnvError as error:
                     slot.refuse(error)
             else:

@@ -111,7 +111,7 @@ class Connection:
         self._scheduled = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._deadlines: dict[ClientSession[Waiter], float] = {}
+        self._deadlines: dict[ClientSession[Waiter], tuple[int, float]] = {}
         self._others: dict[int, Waiter] = {}
         self._next_id = 1
 
@@ -290,7 +290,8 @@ class Connection:
 
     def _lose(self, session: ClientSession[Waiter], error: OpenEnvError) -> None:
         pending = session.pending is not None
-        self.protocol.forget(session)
+        # Where the server still listens, it must not keep what nobody will use.
+        self.protocol.abandon(session)
         session.ended = error
         session.pending = None
         waiter = session.waiter
@@ -397,15 +398,16 @@ class Connection:
 
         The server keeps deadlines exactly; this one is for a server that cannot.
         """
-        self._deadlines[session] = perf_counter() + timeout + _DEADLINE_SLACK
+        deadline = perf_counter() + timeout + _DEADLINE_SLACK
+        self._deadlines[session] = session.seq, deadline
 
     def _tick(self) -> None:
         now = perf_counter()
         if self._socket is not None and not self.protocol.tick(now):
             _logger.warning("= %s is silent: connection dropped", self.endpoint.url)
             self._socket.abort()
-        for session, deadline in list(self._deadlines.items()):
-            if session.pending is None:
+        for session, (seq, deadline) in list(self._deadlines.items()):
+            if session.pending is None or session.seq != seq:
                 del self._deadlines[session]
             elif deadline <= now:
                 del self._deadlines[session]

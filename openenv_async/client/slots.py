@@ -213,8 +213,13 @@ class Slot:
         self.sent_ns = perf_counter_ns()
         try:
             self.protocol.step(self.session, action, timeout)
+            self._guard(timeout)
         except OpenEnvError as error:
             self._arrived(Failure(error))
+
+    def _guard(self, timeout: float | None) -> None:
+        if timeout is not None:
+            self.connection.guard(self.session, timeout)
 
     def refuse(self, error: OpenEnvError) -> None:
         """A request could not even be sent."""
@@ -241,6 +246,7 @@ class Slot:
             self.protocol.reset(
                 self.session, seed=seed, options=options, timeout=timeout
             )
+            self._guard(timeout)
         except OpenEnvError as error:
             self._arrived(Failure(error))
 
@@ -250,6 +256,7 @@ class Slot:
         self.sent_ns = perf_counter_ns()
         try:
             self.protocol.state(self.session, timeout)
+            self._guard(timeout)
         except OpenEnvError as error:
             self._arrived(Failure(error))
 

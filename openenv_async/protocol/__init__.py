@@ -8,7 +8,7 @@ from .channels import Channel, Request, Work
 from .client import ClientEvent, ClientProtocol, ClientSession, decode_error, error_of
 from .framing import Inbox, Outbox
 from .server import ServerProtocol
-from .sessions import Session, Watcher
+from .sessions import Session, Watcher, check_observed
 from .table import SessionTable
 from .tables import OUTCOMES, PERMITS, RECEIVES, Outcome, Phase, Role, Stage
 
@@ -32,6 +32,7 @@ __all__ = [
     "Stage",
     "Watcher",
     "Work",
+    "check_observed",
     "decode_error",
     "error_of",
 ]

@@ -159,6 +159,12 @@ class Channel:
             if session.request is None:
                 return True
             self.held = request
+        elif type(request) is m.Close:
+            # It is the owner's session: the guest has to go.
+            session.table.hand_back(session.guest)
+            if session.request is None:
+                return True
+            self.held = request
         elif self.holds:
             self.held = request
         else:

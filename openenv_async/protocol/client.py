@@ -7,6 +7,7 @@ open request is sent again, which the server recognises by its number (section 5
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar, assert_never
 
@@ -32,6 +33,7 @@ __all__ = [
     "ClientEvent",
     "ClientProtocol",
     "ClientSession",
+    "check_timeout",
     "decode_error",
     "ended_again",
     "error_of",
@@ -188,6 +190,8 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         self, session: ClientSession[WaiterT], action: object, timeout: float | None
     ) -> None:
         """Send a step. Raises like `request`."""
+        if timeout is not None:
+            check_timeout(timeout)
         seq = session.seq + 1
         message = m.Step(session.handle, seq, action, timeout)
         if session.pending is not None or not session.opened:
@@ -212,6 +216,10 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         timeout: float | None = None,
     ) -> None:
         """Send a reset. Raises like `request`."""
+        if timeout is not None:
+            check_timeout(timeout)
+        if seed is not None:
+            seed = _check_seed(seed)
         seq = session.seq + 1
         self._request(
             session, m.Reset(session.handle, seq, seed, episode_id, options, timeout)
@@ -221,6 +229,8 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         self, session: ClientSession[WaiterT], timeout: float | None = None
     ) -> None:
         """Ask for the state. Raises like `request`."""
+        if timeout is not None:
+            check_timeout(timeout)
         self._request(session, m.GetState(session.handle, session.seq + 1, timeout))
 
     def close(
@@ -493,6 +503,40 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         session.pending = None
         session.opened = False
         self.sessions.pop(session.handle, None)
+
+
+def check_timeout(timeout: object, what: str = "timeout") -> None:
+    """Check a number of seconds, before anything depends on it.
+
+    Raises:
+        LocalProtocolError: It is no positive, finite number.
+    """
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or not 0 < timeout < float("inf")
+    ):
+        raise LocalProtocolError(
+            f"expected a positive number of seconds as {what}, got {timeout!r}"
+        )
+
+
+def _check_seed(seed: object) -> int:
+    """Take any integer, NumPy's as well.
+
+    Raises:
+        LocalProtocolError: It is no integer, or none of 64 bits.
+    """
+    try:
+        number = operator.index(seed)  # type: ignore[arg-type]  # raises for others
+    except TypeError:
+        number = None
+    if number is None or not -(2**63) <= number < 2**63:
+        raise LocalProtocolError(
+            f"expected an integer of 64 bits as seed, got {seed!r}",
+            code="invalid_action",
+        )
+    return number
 
 
 def error_of(failure: m.Failure) -> OpenEnvError:

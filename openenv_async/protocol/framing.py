@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -324,15 +324,50 @@ class Inbox(Generic[MessageT]):
 
 
 def _address(codec: Codec, item: Encoded) -> tuple[int | None, int | None, str]:
-    """Find handle, sequence number and tag of a message that has no valid form."""
+    """Find handle, sequence number and tag of a message that has no valid form.
+
+    Looks at the first items only, because the rest may be large, and untyped values
+    take many times their encoded size.
+    """
     try:
-        value = codec.generic(item)
+        items = codec.from_client.items(item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None, None, "?"
-    kind = type(value).__name__
-    if not isinstance(value, list) or not value:
-        return None, None, kind
-    fields = cast(list[object], value)
-    numbers = [field if type(field) is int else None for field in fields[1:3]]
-    handle, seq = (*numbers, None, None)[:2]
-    return handle, seq, str(fields[0])[:64]
+        return None, None, type(_small(codec, item)).__name__
+    if not items:
+        return None, None, "list"
+    fields = [_small(codec, field) for field in items[:3]]
+    first, handle, seq = (*fields, None, None, None)[:3]
+    tag = str(first)[:64]
+    if tag in _WITHOUT_HANDLE or type(handle) is not int:
+        return None, None, tag
+    return handle, seq if type(seq) is int else None, tag
+
+
+_WITHOUT_HANDLE: Final = frozenset(
+    {
+        "list",
+        "watch",
+        "unwatch",
+        "sessions",
+        "watching",
+        "event",
+        "hello",
+        "welcome",
+        "ping",
+        "pong",
+        "chunk",
+        "goodbye",
+    }
+)
+"""Tags of messages whose first field is no handle."""
+_SMALL: Final = 256
+
+
+def _small(codec: Codec, field: Encoded) -> object:
+    """Decode a field if it is small; anything else is of no use here."""
+    if memoryview(field).nbytes > _SMALL:
+        return None
+    try:
+        return codec.generic(field)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -26,6 +26,8 @@ __all__ = ["ServerProtocol"]
 _KEY: Final = re.compile(r"[0-9a-f]{32,128}")
 """At least 128 bits, so that keys cannot be guessed (section 4.1)."""
 _RUNNING: Final = Stage.RUNNING
+_LISTS: Final = 8
+"""Lists that one frame may ask for: each looks at every session."""
 _REQUESTS: Final = frozenset({"reset", "step", "state", "close"})
 """Tags of messages with a sequence number that counts."""
 _MAX_HANDLE: Final = 2**53 - 1
@@ -77,6 +79,7 @@ class ServerProtocol(Connection):
         )
         self._channels: dict[int, Channel] = {}
         self._reserved: set[int] = set()
+        self._lists = 0
         self._watchers: dict[int, Watcher] = {}
 
     # Receiving
@@ -89,6 +92,7 @@ class ServerProtocol(Connection):
         """
         work: list[Work] = []
         self._heard = now
+        self._lists = 0
         since_ns = int(now * 1e9)
         try:
             messages = self._inbox.messages(frame)
@@ -345,6 +349,11 @@ class ServerProtocol(Connection):
         if self.congested:
             # Each list is large, and a frame can ask for thousands.
             self._refuse_watch(message.id, "busy", "expected the client to read first")
+            return
+        self._lists += 1
+        if self._lists > _LISTS:
+            text = f"expected at most {_LISTS} lists in a frame"
+            self._refuse_watch(message.id, "busy", text)
             return
         chosen = [
             session

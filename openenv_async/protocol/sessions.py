@@ -6,6 +6,7 @@ taken the session over, a second one belongs to the guest.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .server import ServerProtocol
     from .table import SessionTable
 
-__all__ = ["Observed", "Session", "Watcher"]
+__all__ = ["Observed", "Session", "Watcher", "check_observed"]
 
 
 _RUNNING: Final = Stage.RUNNING
@@ -48,6 +49,18 @@ class Observed(Protocol):
     def truncated(self) -> bool:
         """Whether the episode was cut off."""
         ...
+
+
+def check_observed(reward: object, done: object) -> None:
+    """Check the fields of an observation that everybody relies on.
+
+    Raises:
+        TypeError: The environment put something else there.
+    """
+    if reward is not None and not isinstance(reward, Real):
+        raise TypeError(f"expected a number or None as reward, got {reward!r}")
+    if not isinstance(done, bool):
+        raise TypeError(f"expected a bool as terminated or truncated, got {done!r}")
 
 
 class Watcher:
@@ -125,14 +138,18 @@ class Session:
         """
         channel = self.channel
         assert channel is not None
+        done = observation.terminated or observation.truncated
+        reward = observation.reward
+        if (type(reward) is not float and reward is not None) or (
+            done is not False and done is not True
+        ):
+            check_observed(reward, done)
         data = channel.codec.encode(
             Reply(
                 channel.handle, channel.seq, observation, self.queue_ns, environment_ns
             )
         )
         small = channel.fast
-        done = observation.terminated or observation.truncated
-        reward = observation.reward
         if small is None or len(data) > COUNTED:
             self.reply(
                 m.raw(channel.codec.encode(observation)),

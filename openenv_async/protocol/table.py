@@ -8,7 +8,6 @@ possible without a new message.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -73,7 +72,7 @@ class SessionTable:
         self.by_id: dict[str, Session] = {}
         self.draining = False
         self._detached: set[Channel] = set()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: dict[tuple[ServerProtocol, int], _Waiting] = {}
         self.released: list[Work] = []
         """Work that became possible without a new message; the server takes it."""
         self._wake = wake
@@ -111,7 +110,8 @@ class SessionTable:
             self._refuse(protocol, message, "shutting_down", "the server is leaving")
         elif len(self.by_id) >= self.limits.sessions:
             if message.wait > 0:
-                self._waiting.append(_Waiting(protocol, message, now + message.wait))
+                waiting = _Waiting(protocol, message, now + message.wait)
+                self._waiting[protocol, message.handle] = waiting
             else:
                 self._refuse_full(protocol, message)
         else:
@@ -285,18 +285,13 @@ class SessionTable:
 
     def withdraw(self, protocol: ServerProtocol, handle: int) -> None:
         """Drop an `open` that waits for capacity: its client gave it up."""
-        self._waiting = deque(
-            waiting
-            for waiting in self._waiting
-            if (waiting.protocol, waiting.message.handle) != (protocol, handle)
-        )
+        self._waiting.pop((protocol, handle), None)
         protocol.refuse(handle)
 
     def forget_connection(self, protocol: ServerProtocol) -> None:
         """Drop what a connection waits for: nobody is there to get it."""
-        self._waiting = deque(
-            waiting for waiting in self._waiting if waiting.protocol is not protocol
-        )
+        for key in [key for key in self._waiting if key[0] is protocol]:
+            del self._waiting[key]
 
     # Time.
 
@@ -323,8 +318,8 @@ class SessionTable:
         return ended
 
     def _serve_waiting(self, now: float) -> None:
-        still = deque[_Waiting]()
-        for waiting in self._waiting:
+        still: dict[tuple[ServerProtocol, int], _Waiting] = {}
+        for key, waiting in list(self._waiting.items()):
             if waiting.message.key in self.by_key or (
                 len(self.by_id) < self.limits.sessions
             ):
@@ -336,7 +331,7 @@ class SessionTable:
             elif waiting.deadline <= now:
                 self._refuse_full(waiting.protocol, waiting.message)
             else:
-                still.append(waiting)
+                still[key] = waiting
         self._waiting = still
         self._vacant = False
 
@@ -359,7 +354,7 @@ class SessionTable:
             for channel in self._detached
             if channel.expires_at is not None
         ]
-        times.extend(waiting.deadline for waiting in self._waiting)
+        times.extend(waiting.deadline for waiting in self._waiting.values())
         return min(times, default=None)
 
     # Kept replies.
@@ -426,6 +421,9 @@ class SessionTable:
         While the guest's own request still runs, that happens at its end.
         """
         session = guest.session
+        if guest.held is not None:
+            guest.held = None
+            guest.fail("cancelled", "handed back before it began", executed="no")
         session.guest = None
         session.refresh()
         self._forget(guest)

@@ -111,12 +111,14 @@ class _Link(ABC):
         if protocol.close_code is not None:
             # Perhaps without a message that would wake anybody.
             self._wake()
-        elif protocol.congested and self._is_stalled():
-            # Read no more from a peer that sends requests but takes no answers.
+        return False
+
+    async def _wait_relieved(self) -> None:
+        """Read no more from a peer that sends requests but takes no answers."""
+        if self.protocol.congested and self._is_stalled():
             self._relief = asyncio.get_running_loop().create_future()
             await self._relief
             self._relief = None
-        return False
 
     @abstractmethod
     def _is_stalled(self) -> bool:
@@ -195,17 +197,25 @@ class DirectLink(_Link):
             self._socket.read(wanted=False)
 
     async def _receive_all(self) -> None:
+        try:
+            while not await self._receive_one():
+                pass
+        except Exception:
+            # A bug of ours: whoever is connected comes back and resumes.
+            _logger.exception("= %s: the connection is dropped", self.protocol.peer)
+            self.abort()
+
+    async def _receive_one(self) -> bool:
+        """Take one frame; returns True if somebody else receives from now on."""
+        await self._wait_relieved()
         frames = self._frames
-        loop = asyncio.get_running_loop()
-        while True:
-            if not frames:
-                self._waiter = loop.create_future()
-                await self._waiter
-            if len(frames) == _BACKLOG:
-                self._socket.read(wanted=True)
-            data, is_text = frames.popleft()
-            if await self._take(data, is_text=is_text):
-                return
+        if not frames:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if len(frames) == _BACKLOG:
+            self._socket.read(wanted=True)
+        data, is_text = frames.popleft()
+        return await self._take(data, is_text=is_text)
 
     def _is_stalled(self) -> bool:
         return self._socket.is_full
@@ -282,6 +292,7 @@ class AsgiLink(_Link):
                     taken = self._take(data, is_text=False)
                 if await taken:
                     return
+                await self._wait_relieved()
         except BaseException:
             self._end()
             raise

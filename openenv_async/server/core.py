@@ -35,7 +35,9 @@ SERVER: Final = "openenv-async"
 
 _TICK: Final = 1.0
 """Most seconds between two looks at heartbeats and leases."""
-_CLOSE_PATIENCE: Final = 10.0
+_STOP_PATIENCE: Final = 3.0
+"""Seconds that a call has to end once its session does, before it is given up."""
+_CLOSE_PATIENCE: Final = 5.0
 """Seconds that environments have to close when the server ends."""
 
 
@@ -378,6 +380,17 @@ class ServerCore:
         retirement.start()
         if host.running is not None:
             self._cancel(host)
+        loop = asyncio.get_running_loop()
+        loop.call_later(_STOP_PATIENCE, self._stop_hard, session, host)
+
+    def _stop_hard(self, session: Session, host: Host) -> None:
+        """A session that has to end still runs something: wait for it no longer."""
+        if session not in self._retiring or self._closed:
+            return
+        if host.spec.execution == "process":
+            self._workers[host.spec.name].give_up(host)
+        elif host.started_ns:
+            self._threads.give_up(host)
 
     def _give_up(self, channel: Channel) -> None:
         """A client left its session without closing it: do that in its place."""

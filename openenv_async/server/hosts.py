@@ -19,7 +19,7 @@ import msgspec
 from .. import messages as m
 from ..environment import AnyEnvironment, EnvironmentSpec, Observation
 from ..errors import Executed, OpenEnvError
-from ..protocol import Outcome, Request
+from ..protocol import Outcome, Request, check_observed
 
 __all__ = [
     "METHODS",
@@ -41,6 +41,8 @@ METHODS: Final[dict[type, str]] = {
 
 UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises for bytes that do not fit its type."""
+_OPTIONS: Final = 1024 * 1024
+"""Largest reset options: untyped values take many times their encoded size."""
 _MEASURED: Final = 8192
 """Bytes of an observation from which its encoding is worth a clock."""
 _TRACEBACK_CHARACTERS: Final = 16_384
@@ -203,6 +205,9 @@ class Host:
     def _options(self, payload: m.Payload) -> dict[str, Any] | None:
         if payload is None:
             return None
+        size = memoryview(payload).nbytes  # type: ignore[arg-type]  # Raw is a buffer
+        if size > _OPTIONS:
+            raise invalid(f"expected options of at most {_OPTIONS} bytes, got {size}")
         try:
             options = self.codec.generic(payload)  # type: ignore[arg-type]  # Raw is a buffer
         except UNDECODABLE as error:
@@ -248,12 +253,13 @@ class Host:
 
     def _answer(self, value: object, environment_ns: int) -> int:
         """Answer with a payload that is encoded, and measured, by itself."""
-        before = perf_counter_ns()
-        payload = self.codec.encode(value)
-        encode_ns = perf_counter_ns() - before
         done, reward = False, None
         if isinstance(value, Observation):
             done, reward = value.done, value.reward
+            check_observed(reward, done)
+        before = perf_counter_ns()
+        payload = self.codec.encode(value)
+        encode_ns = perf_counter_ns() - before
         self.sink.reply(
             m.raw(payload),
             done=done,

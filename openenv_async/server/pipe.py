@@ -7,6 +7,7 @@ handle is a number of the worker's; there is no sequence, because a pipe loses n
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar, cast
 
@@ -27,6 +28,8 @@ __all__ = [
     "unwrap",
     "wrap",
 ]
+
+_logger = logging.getLogger("openenv_async.server")
 
 _HEAD: Final = 4
 """Bytes of a frame's length."""
@@ -140,7 +143,13 @@ class Pipe(asyncio.Protocol, Generic[MessageT]):
                 return
             frame = bytes(memoryview(buffer)[_HEAD:end])
             del buffer[:end]
-            self._received(self._decode(frame))
+            try:
+                messages = self._decode(frame)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                _logger.exception("= a worker's pipe carried something unreadable")
+                self.close()
+                return
+            self._received(messages)
 
     def send(self, message: msgspec.Struct) -> None:
         """Send a message with the others of this turn of the loop."""

@@ -9,11 +9,16 @@ name at our address (DNS rebinding), but it cannot make the browser send an addr
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection, Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 __all__ = ["AccessPolicy", "bearer_token"]
 
+_HOST: Final = re.compile(
+    r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[0-9a-z_.-]+))(?::[0-9]{1,5})?"
+)
 _LOCAL_NAMES = frozenset({"localhost"})
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -77,11 +82,12 @@ def _values(headers: Headers, name: bytes) -> list[str]:
 
 
 def _host_name(host: str) -> str | None:
-    """The name in a Host header, without port and brackets."""
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+    """The name in a Host header, without port and brackets; None if it is malformed.
+
+    Stricter than a URL parser, which would find a name in almost anything.
+    """
+    match = _HOST.fullmatch(host)
+    return None if match is None else (match["ipv6"] or match["name"])
 
 
 def _is_address(name: str) -> bool:

@@ -112,13 +112,18 @@ class ThreadBackend:
             if job is None:
                 return
             host, request = job
-            if host.running is not request:
-                continue
-            if host.stopping:
+            # Against `_expire` and `cancel`: either they see that it began, or it
+            # does not begin.
+            with self._lock:
+                if host.running is not request:
+                    continue
+                stopping = host.stopping
+                started_ns = perf_counter_ns()
+                if not stopping:
+                    host.started_ns = started_ns
+            if stopping:
                 self._deliver((host, request, None, None, -1))
                 continue
-            started_ns = perf_counter_ns()
-            host.started_ns = started_ns
             host.sink.queue_ns = started_ns - host.sink.since_ns
             error: BaseException | None = None
             value: object = None
@@ -184,6 +189,9 @@ class ThreadBackend:
         if host.running is not request:
             return
         code = "deadline_exceeded"
+        with self._lock:
+            if not host.started_ns:
+                host.running = None
         if host.started_ns:
             self._hung.add(host)
             host.stopped(request, code, executed="unknown", outcome=Outcome.POISONED)
@@ -196,8 +204,15 @@ class ThreadBackend:
         A thread cannot be stopped: the request that it runs is answered when it ends,
         as executed.
         """
-        if host.running is not None and not host.started_ns:
-            host.stopping = code
+        with self._lock:
+            if host.running is not None and not host.started_ns:
+                host.stopping = code
+
+    def give_up(self, host: Host) -> None:
+        """Do not wait any longer for a call that nobody needs; its thread is left."""
+        if host.running is not None:
+            self._disarm(host)
+            self._expire(host, host.running)
 
     def close(self) -> None:
         """Let the threads end once their current calls return."""

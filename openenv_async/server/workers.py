@@ -236,6 +236,12 @@ class WorkerBackend:
                 host.stopping = ""
             self.cancel(host, "deadline_exceeded")
 
+    def give_up(self, host: Host) -> None:
+        """Do not wait any longer for a call that nobody needs: kill its worker."""
+        worker = self._place.get(host)
+        if worker is not None and host.running is not None:
+            self._kill_for(worker, host, host.running)
+
     def _kill_for(self, worker: _Worker, host: Host, request: Request) -> None:
         if host.running is request and worker in self._workers:
             worker.failed = f"was killed: {host.label} did not answer in time"

@@ -118,6 +118,8 @@ class Cutter:
                 if budget is not None:
                     data = data[:budget]
                     self._budget[direction] = budget - len(data)
+                if writer.is_closing():
+                    return
                 self.passed[direction] += len(data)
                 writer.write(data)
                 await writer.drain()

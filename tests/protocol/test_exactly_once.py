@@ -262,13 +262,22 @@ class Lines(RuleBasedStateMachine):
             channel.evict()
 
     @precondition(lambda self: len(self.servers) < 3)
-    @rule(percent=st.integers(0, 99))
-    def replace(self, percent: int) -> None:
-        """Now and then the server dies, and another one takes its place."""
-        if percent < 10:
+    @rule(percent=st.integers(0, 99), gracefully=st.booleans())
+    def replace(self, percent: int, gracefully: bool) -> None:
+        """Now and then the server ends, and another one takes its place."""
+        if percent > 9:
+            return
+        if gracefully:
             for wire in self.wires:
-                wire.drop()
-            self._serve()
+                if wire.far is not None:
+                    wire.far.goodbye("update")
+            self.server.shut_down()
+            for wire in self.wires:
+                wire.to_client()
+            self._note()
+        for wire in self.wires:
+            wire.drop()
+        self._serve()
 
     @rule()
     def finish_all(self) -> None:
@@ -362,4 +371,4 @@ class Lines(RuleBasedStateMachine):
 
 def test_nothing_is_lost_or_repeated_in_any_order() -> None:
     """Each call is executed at most once and answered once, truthfully."""
-    run_state_machine_as_test(Lines, settings=examples(300))
+    run_state_machine_as_test(Lines, settings=examples(200))

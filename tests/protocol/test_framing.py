@@ -219,6 +219,28 @@ def test_chunked_messages_keep_to_the_bound_of_all_together(count: int) -> None:
     assert sorted(arrived) == list(range(count))
 
 
+def test_a_message_may_wait_for_the_chunks_before_it() -> None:
+    """It overtakes none of those that wait already, and waits for no later ones."""
+    box = outbox()
+    box.append(step(m.MSGPACK, 1, 600))
+    box.append(step(m.MSGPACK, 2, 900))
+    box.append_behind(m.MSGPACK.encode(m.Step(3, 1, "end")))
+    found = [box.frame() or b""]
+    for handle in range(10, 14):
+        box.append(step(m.MSGPACK, handle, 3000))
+    box.append(step(m.MSGPACK, 4, 3))
+    order = handles(received(inbox(), found + frames(box)))
+    assert order[:4] == [4, 1, 2, 3]
+    assert sorted(order[4:]) == [10, 11, 12, 13]
+
+
+def test_a_message_waits_for_no_chunks_where_there_are_none() -> None:
+    """Then it leaves like any other."""
+    box = outbox()
+    box.append_behind(m.MSGPACK.encode(m.Step(3, 1, "end")))
+    assert handles(received(inbox(), frames(box))) == [3]
+
+
 def test_outbox_refuses_what_the_peer_would_not_take() -> None:
     """A message above the limit is an error that names size and limit."""
     box = outbox()
@@ -277,16 +299,19 @@ def test_inbox_refuses_what_is_no_array(codec: m.Codec, frame: bytes) -> None:
 @pytest.mark.parametrize(
     ("item", "handle", "seq", "text"),
     [
-        (["step", "one", 2, {}], None, 2, "step"),
+        (["step", "one", 2, {}], None, None, "step"),
         (["step", 1], 1, None, "step"),
         (["step", 1, True, {}], 1, None, "step"),
         (["jump", 4, 5], 4, 5, "jump"),
         (["x" * 900, 4, 5], 4, 5, "xxx"),
         ([5, 4, 3], 4, 3, "'5'"),
-        ([], None, None, "list"),
-        ({}, None, None, "dict"),
+        (["step", 1, "x" * 300, {}], 1, None, "step"),
+        (["x" * 200, 1, 2], 1, 2, "xxx"),
+        (["list", 4, 5], None, None, "list"),
+        ([], None, None, "array"),
+        ({}, None, None, "object"),
         (7, None, None, "int"),
-        (None, None, None, "NoneType"),
+        (None, None, None, "Expected `array`"),
         ("step", None, None, "str"),
     ],
 )
@@ -310,6 +335,7 @@ def test_a_bad_item_costs_only_itself(
     [
         b"\x92\xa4jump\xa1\xff",  # no UTF-8
         b"\x92\xa4jump\x81\x90\x01",  # a map with an array as key
+        b"\x81\xa4jump\x01",  # no array
         b"\x92\xa4jump\xd6\xff\xff\xff\xff\xff"[:-1] + b"\xff",  # a time
     ],
 )

@@ -347,6 +347,21 @@ def test_a_watcher_learns_of_the_end(how: str) -> None:
     assert isinstance(eye.one(m.Watch(5, "s1")), m.Failure)
 
 
+def test_the_last_event_is_the_last() -> None:
+    """It overtakes no event that is still on its way in chunks."""
+    server = Server()
+    limits = m.Limits(frame_bytes=1024, chunk_bytes=256, message_bytes=8192)
+    owner, eye = Peer(server), Peer(server, limits=limits)
+    owner.begin()
+    eye.send(m.Watch(5, "s1"))
+    owner.send(m.Step(1, 2, "large"))
+    owner.send(m.Close(1, 3))
+    told = eye.read()
+    assert [type(message) for message in told[:-1]] == [m.Chunk] * (len(told) - 1)
+    assert isinstance(told[-1], m.Event)
+    assert told[-1].kind == "ended"
+
+
 def test_a_slow_watcher_loses_events_and_is_told_how_many() -> None:
     """A full queue drops events; the next one that fits says how many."""
     server, owner, eye = watched(queue=3)

@@ -8,7 +8,7 @@ import pytest
 
 from openenv_async import messages as m
 from openenv_async.protocol import Session
-from tests.protocol.wire import KEY, Peer, Server, key, value_of
+from tests.protocol.wire import KEY, Peer, Server, Wire, key, value_of
 
 TWO = m.Limits(sessions=2, lease=60.0)
 
@@ -300,6 +300,23 @@ def test_ending_a_session_tells_its_client() -> None:
     assert isinstance(ended, m.Ended)
     assert (ended.handle, ended.code) == (1, "shutting_down")
     assert peer.failure(m.Step(1, 2, "a")).code == "unknown_session"
+
+
+def test_the_end_does_not_overtake_a_reply_in_chunks() -> None:
+    """What was answered before the end of a session is told before it."""
+    limits = m.Limits(frame_bytes=1024, chunk_bytes=256, message_bytes=8192)
+    server = Server()
+    wire = Wire(server, limits=limits)
+    session = wire.open()
+    server.slow = True
+    wire.client.step(session, "large", None)
+    wire.to_server()
+    server.finish_all()
+    server.close(server.session(), "shutting_down")
+    wire.pump()
+    reply, ended = (message for _, message in wire.take_events())
+    assert isinstance(reply, m.Reply)
+    assert isinstance(ended, m.Ended)
 
 
 def test_a_session_without_an_owner_can_be_retired() -> None:

@@ -31,6 +31,7 @@ from openenv_async.protocol import (
 __all__ = [
     "KEY",
     "Observation",
+    "Odd",
     "Peer",
     "Server",
     "Wire",
@@ -233,6 +234,14 @@ class Server:
             self.running.pop(session, None)
             self.close(session, "lease_expired")
         self._take_released()
+
+    def shut_down(self) -> None:
+        """End every session, whatever runs in it."""
+        self.table.draining = True
+        self.running.clear()
+        for session in list(self.table.by_id.values()):
+            self.table.retire(session)
+            self.close(session, "shutting_down")
 
     def check(self) -> None:
         """Assert what always holds, whatever clients did."""
@@ -452,6 +461,37 @@ class Wire:
             for session, message in events
             if not isinstance(message, m.Opened | m.Welcome)
         ]
+
+
+class Odd:
+    """A server that says whatever a test wants, to one client."""
+
+    welcome = m.Welcome(1, "odd", "one", m.Limits(), ["echo"])
+
+    def __init__(self, codec: m.Codec = m.MSGPACK, *, greet: bool = True) -> None:
+        self.codec = codec
+        self.client: ClientProtocol[object] = ClientProtocol(codec=codec)
+        self.client.connection_made(0.0)
+        if greet:
+            self.say(self.welcome)
+
+    def say(self, *messages: object) -> list[Event]:
+        """Send the client a frame."""
+        return self.client.receive(frame_of(self.codec, *messages), 0.0)
+
+    def heard(self) -> list[m.ClientMessage]:
+        """What the client has said since the last look."""
+        found: list[m.ClientMessage] = []
+        while (frame := self.client.next_frame()) is not None:
+            found += self.codec.from_client.frame(frame)
+        return found
+
+    def open(self, *, seq: int = 0) -> Session_:
+        """A session that the server has opened."""
+        session = self.client.open(key(1))
+        self.say(m.Opened(session.handle, "s1", "echo", seq, 60.0))
+        self.heard()
+        return session
 
 
 def of_session(events: list[Event], session: Session_) -> list[m.ServerMessage]:

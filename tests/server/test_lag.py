@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
@@ -51,3 +52,16 @@ async def test_waiting_blocks_nobody(caplog: pytest.LogCaptureFixture) -> None:
         await peer.reset()
         await peer.step(1, 2, do="sleep", seconds=0.5)
     assert "blocked" not in caplog.text
+
+
+@pytest.mark.allow_blocking("blocks the loop, so that the monitor has something to see")
+async def test_a_loop_that_no_environment_blocks_blames_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever else blocks the loop is shown by its stack."""
+    caplog.set_level(logging.WARNING, "openenv_async.server")
+    async with serving() as server, dial(server) as peer:
+        await peer.open()
+        time.sleep(0.6)  # noqa: ASYNC251 (blocks on purpose)
+    assert "by no environment" in caplog.text
+    assert "test_lag.py" in caplog.text

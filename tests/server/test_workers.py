@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from openenv_async import LocalProtocolError
 from openenv_async import messages as m
 from openenv_async.environment import EnvironmentSpec
-from openenv_async.server import create_app
+from openenv_async.server import create_app, workers
 from tests.environments import BlockingEnvironment, Command, ScriptedEnvironment
 from tests.serving import Peer, decoded, dial, eventually, serving
 
@@ -233,3 +234,56 @@ def test_a_local_class_cannot_run_in_workers() -> None:
 
     with pytest.raises(LocalProtocolError, match="top level of a module"):
         create_app(EnvironmentSpec.of(Local, execution="process"))
+
+
+async def test_workers_end_by_themselves() -> None:
+    """At the end of the server a worker is told, and need not be killed."""
+    async with serving(ASYNC, workers=1) as server, dial(server) as peer:
+        await begun(peer, 1)
+        (worker,) = server.core._workers["scripted"]._workers
+    assert worker.process is not None
+    assert worker.process.returncode == 0
+
+
+async def test_a_worker_that_cannot_be_started_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without an interpreter there is a typed error, each time anew."""
+    async with serving(ASYNC, workers=1) as server, dial(server) as peer:
+        await peer.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", "/nowhere/python")
+            failure = failed(await peer.call(m.Reset(1, 1)), "worker_died")
+        assert "could not be started" in failure.message
+        await peer.reset(1, 2)
+
+
+async def test_a_worker_that_does_not_get_ready_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An import without end costs one reset, and is not waited for for ever."""
+    monkeypatch.setattr(workers, "_START_TIMEOUT", 0.3)
+    slow = EnvironmentSpec.of(
+        ScriptedEnvironment,
+        execution="process",
+        target="tests.slow_import:ScriptedEnvironment",
+    )
+    async with serving(slow, workers=1) as server, dial(server) as peer:
+        await peer.open()
+        failure = failed(await peer.call(m.Reset(1, 1)), "worker_died")
+        assert "did not get ready within 0.3 s" in failure.message
+
+
+@pytest.mark.parametrize("served", [ASYNC, BLOCKING], ids=["async", "blocking"])
+async def test_json_clients_reach_workers_too(served: EnvironmentSpec) -> None:
+    """Payloads in JSON pass through, with options, arrays and errors."""
+    async with serving(served, workers=1) as server:
+        async with dial(server, codec=m.JSON) as peer:
+            await peer.open()
+            await peer.reset(options={"length": 2, "name": "ü"})
+            reply = await peer.step(1, 2, text="as text", do="array", size=3)
+            assert decoded(reply, m.JSON)["data"]["data"] == "AAAA"
+            answer = await peer.call(m.Step(1, 3, {"size": "big"}))
+            assert "$.size" in failed(answer, "invalid_action", "no").message
+            state = decoded(await peer.call(m.GetState(1, 4)), m.JSON)
+            assert state == {"step_count": 1}

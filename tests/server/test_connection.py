@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from openenv_async import messages as m
-from tests.environments import ScriptedEnvironment
-from tests.serving import Peer, decoded, dial, serving
+from openenv_async.environment import EnvironmentSpec
+from tests.environments import BlockingEnvironment, Command, ScriptedEnvironment
+from tests.serving import Peer, decoded, dial, eventually, serving
 
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: openenv.v1.msgpack\r\n\r\n"
+)
 GARBAGE = [
     pytest.param(b"", id="empty"),
     pytest.param(b"\xc1", id="reserved byte"),
@@ -167,6 +175,61 @@ async def test_odd_json_never_raises_in_the_server(text: str) -> None:
         async with dial(server, codec=m.JSON, hello=False) as peer:
             await peer.socket.send(text)
             assert isinstance(await peer.receive(), m.Failure)
+
+
+async def test_text_that_is_no_text_is_refused() -> None:
+    """Bytes in a text frame that are not UTF-8 are an error, and crash nothing."""
+    async with serving() as server, dial(server, codec=m.JSON) as peer:
+        await peer.socket.send(b'["\xff\xfe"]', text=True)
+        assert (await peer.expect(m.Failure)).code == "protocol_error"
+
+
+async def test_a_message_may_come_in_fragments() -> None:
+    """WebSocket's own fragments are put together before they are read."""
+    async with serving() as server, dial(server) as peer:
+        await peer.open()
+        frame = m.MSGPACK.frame([m.MSGPACK.encode(m.Reset(1, 1))])
+        await peer.socket.send([frame[:3], frame[3:5], frame[5:]])
+        await peer.expect(m.Reply)
+
+
+@pytest.mark.parametrize("size", [1, 3, 40, 180])
+async def test_a_socket_that_ends_in_the_middle_disturbs_nobody(size: int) -> None:
+    """A handshake or a frame that breaks off leaves nothing behind."""
+    async with serving() as server, dial(server) as peer:
+        await peer.open()
+        _, writer = await asyncio.open_unix_connection(str(server.path))
+        writer.write(HANDSHAKE[:size])
+        await writer.drain()
+        writer.transport.abort()
+        _, writer = await asyncio.open_unix_connection(str(server.path))
+        # A frame of a megabyte, which breaks off.
+        writer.write(
+            HANDSHAKE + b"\x82\xff\x00\x00\x00\x00\x00\x10\x00\x00" + b"x" * size
+        )
+        await writer.drain()
+        writer.transport.abort()
+        await peer.reset()
+        await eventually(lambda: len(server.core.links) == 1)
+
+
+async def test_environments_of_every_kind_share_a_connection() -> None:
+    """On the loop, in a thread and in a process, side by side, each at its own pace."""
+    served = [
+        EnvironmentSpec.of(ScriptedEnvironment, name="loop"),
+        EnvironmentSpec.of(BlockingEnvironment, name="thread"),
+        EnvironmentSpec.of(BlockingEnvironment, name="process", execution="process"),
+    ]
+    async with serving(*served) as server, dial(server) as peer:
+        for handle, spec in enumerate(served, 1):
+            await peer.open(handle, environment=spec.name)
+            await peer.reset(handle)
+        slow = Command(do="sleep", seconds=0.1)
+        await peer.send(m.Step(3, 2, slow), m.Step(2, 2, slow), m.Step(1, 2, slow))
+        before = time.perf_counter()
+        handles = {(await peer.expect(m.Reply)).handle for _ in range(3)}
+        assert handles == {1, 2, 3}
+        assert time.perf_counter() - before < 0.25
 
 
 @pytest.mark.parametrize("subprotocols", [[], ["mqtt"], ["openenv.v9.msgpack"]])
