@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openenv_async import Array
 from openenv_async import messages as m
 
 CODECS: Final = [m.MSGPACK, m.JSON]
@@ -64,6 +66,9 @@ values = st.recursive(
 
 def of_type(kind: Any) -> st.SearchStrategy[Any]:
     """Values of a field's type."""
+    if get_origin(kind) is Annotated:
+        (limits,) = kind.__metadata__
+        return st.integers(limits.ge, limits.le)
     if kind is msgspec.Raw or kind is object:
         return values
     if kind is int:
@@ -71,7 +76,7 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
     if kind is float:
         return st.floats(allow_nan=False, allow_infinity=False)
     if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
-        hints = get_type_hints(kind)
+        hints = get_type_hints(kind, include_extras=True)
         return st.builds(kind, **{name: of_type(hint) for name, hint in hints.items()})
     if get_origin(kind) is list:
         return st.lists(of_type(get_args(kind)[0]), max_size=3)
@@ -226,6 +231,18 @@ def test_a_payload_is_included_as_it_is(codec: m.Codec) -> None:
     assert codec.encode(m.Step(1, 2, m.raw(payload))) == codec.encode(
         m.Step(1, 2, {"a": [1, 2]})
     )
+
+
+@both
+def test_numpy_s_values_are_payloads(codec: m.Codec) -> None:
+    """Scalars travel as numbers, arrays as `Array`; other objects do not."""
+    value = {"n": np.int64(3), "x": np.float32(0.5), "a": np.arange(3, dtype="<i2")}
+    back = codec.decoder(dict[str, int | float | Array])(codec.encode(value))
+    assert isinstance(back, dict)
+    assert (back["n"], back["x"]) == (3, 0.5)
+    assert back["a"] == Array.of(value["a"])
+    with pytest.raises(TypeError, match="'object' have no encoding"):
+        codec.encode(object())
 
 
 @given(value=values)

@@ -237,6 +237,8 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         self, session: ClientSession[WaiterT], timeout: float | None = None
     ) -> None:
         """Ask the server to close the environment. Raises like `request`."""
+        if timeout is not None:
+            check_timeout(timeout)
         self._request(session, m.Close(session.handle, session.seq + 1, timeout))
 
     def _request(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -176,6 +179,36 @@ def test_an_action_that_cannot_be_encoded_changes_nothing(is_open: bool) -> None
         wire.connect()
         wire.pump()
     assert echoed(wire, wire.step(session, "a")) == "a"
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan"), True, "5"])
+def test_a_deadline_is_a_positive_number(timeout: Any) -> None:
+    """Others are refused locally, whatever the call, and change nothing."""
+    wire = Wire(Server())
+    session = wire.open()
+    calls = [
+        partial(wire.client.step, session, "a", timeout),
+        partial(wire.client.reset, session, timeout=timeout),
+        partial(wire.client.state, session, timeout),
+        partial(wire.client.close, session, timeout),
+    ]
+    for call in calls:
+        with pytest.raises(LocalProtocolError, match="positive number of seconds"):
+            call()
+    assert echoed(wire, wire.step(session, "b")) == "b"
+
+
+@pytest.mark.parametrize("seed", [1.5, "7", 2**63, -(2**63) - 1])
+def test_a_seed_is_an_integer_of_64_bits(seed: Any) -> None:
+    """Others are refused locally, because not every encoding has them."""
+    wire = Wire(Server())
+    session = wire.open()
+    with pytest.raises(LocalProtocolError, match="64 bits") as caught:
+        wire.client.reset(session, seed=seed)
+    assert caught.value.code == "invalid_action"
+    wire.client.reset(session, seed=-(2**63))
+    wire.pump()
+    assert echoed(wire, wire.answer(session)) == -(2**63)
 
 
 def small_server() -> Server:

@@ -396,6 +396,17 @@ def test_a_client_that_does_not_read_gets_no_lists() -> None:
     assert (answer.code, answer.retryable) == ("busy", True)
 
 
+def test_a_frame_asks_for_few_lists() -> None:
+    """Each looks at every session: more than eight have to wait for another frame."""
+    peer = Peer(Server())
+    for _ in range(2):
+        answers = peer.send(*(m.ListSessions(number) for number in range(9)))
+        assert [type(answer) for answer in answers[:8]] == [m.Sessions] * 8
+        busy = answers[8]
+        assert isinstance(busy, m.Failure)
+        assert (busy.code, busy.detail) == ("busy", {"watch": 8})
+
+
 @pytest.mark.parametrize("session", ["s9", "", "x" * 5000])
 def test_an_unknown_session_cannot_be_watched(session: str) -> None:
     """The error names the subscription."""

@@ -143,6 +143,41 @@ def test_a_guest_cannot_close() -> None:
     assert server.closed == ["s1"]
 
 
+def test_a_guest_s_waiting_request_ends_with_the_take_over() -> None:
+    """What had not begun when the session was handed back never does."""
+    server = Server()
+    owner, guest = Peer(server), Peer(server)
+    owner.begin()
+    server.slow = True
+    owner.send(m.Step(1, 2, "o"))
+    guest.send(m.TakeOver(7, "s1", GUEST), m.Step(7, 1, "g"))
+    failure, ended = guest.send(m.HandBack(7))
+    assert isinstance(failure, m.Failure)
+    assert (failure.code, failure.executed) == ("cancelled", "no")
+    assert isinstance(ended, m.Ended)
+    server.finish_all()
+    assert server.executions["s1", "g"] == 0
+
+
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_owner_closes_whoever_drives(hold: bool, runs: bool) -> None:
+    """The guest has to go, once what it has in flight is done."""
+    server, owner, guest = driven(hold=hold)
+    if runs:
+        server.slow = True
+        guest.send(m.Step(7, 1, "g"))
+    answers = owner.send(m.Close(1, 2))
+    (ended,) = guest.read()
+    assert isinstance(ended, m.Ended)
+    assert len(answers) == (0 if runs else 1)
+    server.finish_all()
+    server.finish_all()
+    (reply,) = answers + owner.read()
+    assert isinstance(reply, m.Reply)
+    assert (server.executions["s1", "g"], server.closed) == (int(runs), ["s1"])
+
+
 def test_a_guest_that_vanishes_hands_back_after_its_lease() -> None:
     """A guest may come back within its lease, but does not keep the session."""
     server, owner, guest = driven(hold=True)
@@ -560,6 +595,37 @@ def test_a_value_that_cannot_be_encoded_changes_nothing() -> None:
     assert session.request is not None
     session.fail("environment_failed", "unencodable", outcome=Outcome.BROKEN)
     assert [type(message) for message in peer.read()] == [m.Failure]
+
+
+@pytest.mark.parametrize(
+    "observation_",
+    [
+        Observation(reward="much"),  # type: ignore[arg-type]  # as environments do
+        Observation(terminated=1),  # type: ignore[arg-type]  # as environments do
+        Observation(truncated="yes"),  # type: ignore[arg-type]  # as environments do
+    ],
+)
+def test_an_observation_that_is_none_changes_nothing(observation_: Observation) -> None:
+    """Reward and end have their types, or the request is still in flight."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin()
+    server.slow = True
+    peer.send(m.Step(1, 2, "a"))
+    with pytest.raises(TypeError, match="expected a"):
+        session.step_reply(observation_, 0)
+    assert session.request is not None
+
+
+def test_a_reward_may_be_any_number() -> None:
+    """An integer, or a boolean, is one."""
+    server = Server()
+    peer = Peer(server)
+    session = peer.begin()
+    server.slow = True
+    peer.send(m.Step(1, 2, "a"))
+    session.step_reply(Observation(reward=3), 0)
+    assert session.reward == 3
 
 
 @pytest.mark.parametrize(
