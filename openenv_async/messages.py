@@ -546,12 +546,12 @@ class FrameDecoder(Generic[MessageT]):
 
 def _plain(value: object) -> object:
     """Encode what NumPy has: scalars as numbers, arrays as `Array`."""
-    if hasattr(value, "dtype") and hasattr(value, "ndim"):
-        item = getattr(value, "item", None)
-        if value.ndim == 0 and callable(item):
-            return item()
-        return Array.of(value)
-    raise TypeError(f"objects of type {type(value).__qualname__!r} have no encoding")
+    if not (hasattr(value, "dtype") and hasattr(value, "ndim")):
+        raise TypeError(
+            f"objects of type {type(value).__qualname__!r} have no encoding"
+        )
+    array = Array.of(value)
+    return array.numpy().item() if array.shape == () else array
 
 
 class Codec:

@@ -45,6 +45,7 @@ class Channel:
         "guest",
         "handle",
         "held",
+        "held_at",
         "holds",
         "kept",
         "key",
@@ -81,6 +82,8 @@ class Channel:
         self.holds = False
         """Whether requests wait while the session is taken over."""
         self.held: Request | None = None
+        """An accepted request that waits for the session's other client."""
+        self.held_at = 0.0
         self.live = True
         """Whether the table knows it, so that kept replies count."""
         self.counted = 0
@@ -127,7 +130,7 @@ class Channel:
             self.forget()
         if (
             session.request is not None or session.guest is not None
-        ) and not self._is_its_turn(request):
+        ) and not self._is_its_turn(request, now):
             return None
         # A running episode permits everything; asking the table costs a hash of an
         # enumeration, which is a Python call.
@@ -141,7 +144,7 @@ class Channel:
         session.since_ns = int(now * 1e9)
         return self, request
 
-    def _is_its_turn(self, request: Request) -> bool:
+    def _is_its_turn(self, request: Request, now: float) -> bool:
         """Whether a request may run now although two clients share the session.
 
         A guest waits for the owner's request that was in flight when it came, and an
@@ -158,15 +161,15 @@ class Channel:
         elif self.guest or session.guest is None:
             if session.request is None:
                 return True
-            self.held = request
+            self._hold(request, now)
         elif type(request) is m.Close:
             # It is the owner's session: the guest has to go.
             session.table.hand_back(session.guest)
             if session.request is None:
                 return True
-            self.held = request
+            self._hold(request, now)
         elif self.holds:
-            self.held = request
+            self._hold(request, now)
         else:
             self.fail(
                 "taken_over",
@@ -174,6 +177,17 @@ class Channel:
                 executed="no",
             )
         return False
+
+    def _hold(self, request: Request, now: float) -> None:
+        self.held, self.held_at = request, now
+        if request.timeout is not None:
+            self.session.table.expire(self, now + request.timeout)
+
+    def take_held(self) -> Request | None:
+        """Take the request that waits, if there is one."""
+        request, self.held = self.held, None
+        self.session.table.expire(self, None)
+        return request
 
     def _refuse(self, request: Request, code: str) -> None:
         stage = self.session.stage.value
@@ -226,7 +240,7 @@ class Channel:
         if seq == self.seq + 1:
             self.cancel_ahead = seq
         elif seq == self.seq and self.held is not None:
-            self.held = None
+            self.take_held()
             self.fail("cancelled", "cancelled while it waited", executed="no")
         elif seq == self.seq and self.busy:
             return self, m.Cancel(self.handle, seq)
@@ -298,9 +312,9 @@ class Channel:
     # Connection.
 
     def say(self, message: m.ServerMessage) -> None:
-        """Send a message that is not kept."""
-        if self.protocol is not None:
-            self.protocol.say(message)
+        """Send a message that is not kept, to a client that has just been heard."""
+        assert self.protocol is not None
+        self.protocol.say(message)
 
     def send(self, data: bytes) -> None:
         """Send encoded bytes, if anybody is there."""

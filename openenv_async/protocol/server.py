@@ -34,6 +34,8 @@ _MAX_HANDLE: Final = 2**53 - 1
 """What every JSON implementation can represent."""
 _MOST_WATCHES: Final = 1024
 """Subscriptions of one connection: each costs the watched session time."""
+_MOST_EVENTS: Final = 4096
+"""Events that may wait for a watcher, whatever it asks for."""
 _SHORT: Final = 200
 """Characters of a text that has to fit."""
 
@@ -376,7 +378,8 @@ class ServerProtocol(Connection):
                 text = f"expected at most {_MOST_WATCHES} subscriptions"
             self._refuse_watch(message.id, "protocol_error", text)
             return
-        watcher = Watcher(self, session, id=message.id, limit=max(1, message.queue))
+        limit = max(1, min(message.queue, _MOST_EVENTS))
+        watcher = Watcher(self, session, id=message.id, limit=limit)
         self._watchers[message.id] = watcher
         session.watchers = [*(session.watchers or ()), watcher]
         session.refresh()
@@ -413,7 +416,8 @@ class ServerProtocol(Connection):
         times: tuple[int, int, int],
     ) -> None:
         """Queue an event for a watcher, or count it as dropped (section 7.2)."""
-        if kind != "ended" and len(self._outbox) >= watcher.limit:
+        is_full = len(self._outbox) >= watcher.limit or self.congested
+        if kind != "ended" and is_full:
             watcher.dropped += 1
             return
         try:

@@ -278,11 +278,12 @@ class Session:
         channel = self.owner if self.guest is None else self.guest
         if channel is None or channel.held is None or self.request is not None:
             return
-        request, channel.held = channel.held, None
+        request = channel.take_held()
+        assert request is not None
         # It was accepted when it came; now it takes its place again.
         channel.seq -= 1
         channel.busy = False
-        work = channel.accept(request, self.since_ns / 1e9)
+        work = channel.accept(request, channel.held_at)
         if work is not None:
             self.table.release(work)
 
@@ -300,7 +301,9 @@ class Session:
     def progress(self, fraction: float | None, message: str) -> None:
         """Report on the request in flight; lost if nobody is connected."""
         channel = self.channel
-        if channel is not None and channel.busy:
+        if channel is None or not channel.busy or channel.protocol is None:
+            return
+        if not channel.protocol.congested:
             channel.say(m.Progress(channel.handle, channel.seq, fraction, message))
 
     def row(self, now: float) -> m.SessionRow:

@@ -72,6 +72,8 @@ class SessionTable:
         self.by_id: dict[str, Session] = {}
         self.draining = False
         self._detached: set[Channel] = set()
+        self._holding: dict[Channel, float] = {}
+        """Deadlines of requests that wait for their session's other client."""
         self._waiting: dict[tuple[ServerProtocol, int], _Waiting] = {}
         self.released: list[Work] = []
         """Work that became possible without a new message; the server takes it."""
@@ -282,6 +284,14 @@ class SessionTable:
         if self.by_key.get(channel.key) is channel:
             del self.by_key[channel.key]
         self._detached.discard(channel)
+        self._holding.pop(channel, None)
+
+    def expire(self, channel: Channel, at: float | None) -> None:
+        """Note when a request that waits is too late; None forgets it."""
+        if at is None:
+            self._holding.pop(channel, None)
+        else:
+            self._holding[channel] = at
 
     def withdraw(self, protocol: ServerProtocol, handle: int) -> None:
         """Drop an `open` that waits for capacity: its client gave it up."""
@@ -314,6 +324,11 @@ class SessionTable:
                 # No key finds it any more, though its environment still has to close.
                 self.retire(channel.session)
                 ended.append(channel.session)
+        for channel in [late for late, at in self._holding.items() if at <= now]:
+            request = channel.take_held()
+            assert request is not None
+            text = f"expected its turn within {request.timeout} s"
+            channel.fail("deadline_exceeded", text, executed="no")
         self._serve_waiting(now)
         return ended
 
@@ -355,6 +370,7 @@ class SessionTable:
             if channel.expires_at is not None
         ]
         times.extend(waiting.deadline for waiting in self._waiting.values())
+        times.extend(self._holding.values())
         return min(times, default=None)
 
     # Kept replies.
@@ -422,7 +438,7 @@ class SessionTable:
         """
         session = guest.session
         if guest.held is not None:
-            guest.held = None
+            guest.take_held()
             guest.fail("cancelled", "handed back before it began", executed="no")
         session.guest = None
         session.refresh()

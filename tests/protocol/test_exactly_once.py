@@ -159,17 +159,21 @@ class Lines(RuleBasedStateMachine):
         """Cancel the call in flight, if there is one."""
         handle.wire.client.cancel(handle.session)
 
-    @rule(handle=handles, size=st.sampled_from([0, 0, 700, 700, 9000]))
-    def step(self, handle: Handle, size: int) -> None:
+    @rule(
+        handle=handles,
+        size=st.sampled_from([0, 0, 700, 700, 9000]),
+        timeout=st.sampled_from([None, 20.0]),
+    )
+    def step(self, handle: Handle, size: int, timeout: float | None) -> None:
         """Perform an action, small, in chunks, or larger than allowed."""
         self.tokens += 1
-        self._call(handle, f"token {self.tokens} " + "." * size)
+        self._call(handle, f"token {self.tokens} " + "." * size, timeout)
 
     @rule(handles=st.lists(handles, min_size=2, max_size=4))
     def steps(self, handles: list[Handle]) -> None:
         """Perform an action on several sessions, and let all of it begin."""
         for handle in handles:
-            self.step(handle, 0)
+            self.step(handle, 0, None)
         for wire in self.wires:
             wire.to_server()
 
@@ -179,7 +183,7 @@ class Lines(RuleBasedStateMachine):
         if what != "close" or len(self.known) > 3:
             self._call(handle, what)
 
-    def _call(self, handle: Handle, token: str) -> None:
+    def _call(self, handle: Handle, token: str, timeout: float | None = None) -> None:
         client, session = handle.wire.client, handle.session
         try:
             match token:
@@ -190,7 +194,7 @@ class Lines(RuleBasedStateMachine):
                 case "close":
                     client.close(session)
                 case _:
-                    client.step(session, token, None)
+                    client.step(session, token, timeout)
         except SessionBusy:
             refusal = "busy"
         except OpenEnvError as error:

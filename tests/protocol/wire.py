@@ -249,6 +249,8 @@ class Server:
         channels = {c for session in table.by_id.values() for c in session.channels()}
         assert set(table.by_key.values()) <= channels
         assert table._detached <= set(table.by_key.values())
+        assert all(channel.protocol is None for channel in table._detached)
+        assert all(channel.held is not None for channel in table._holding)
         assert table.kept == sum(channel.counted for channel in channels)
         assert table.kept <= table.kept_bytes
         assert len(table) <= self.limits.sessions
