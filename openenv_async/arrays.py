@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Array"]
+__all__ = ["Array", "encodable"]
 
 
 class Array(msgspec.Struct, frozen=True, tag_field="kind", tag="array", eq=False):
@@ -115,3 +115,17 @@ class Array(msgspec.Struct, frozen=True, tag_field="kind", tag="array", eq=False
 
 def _rebuild(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
     return Array(dtype=dtype, shape=shape, data=memoryview(data))
+
+
+def encodable(value: object) -> object:
+    """Turn what NumPy has into what encodes: scalars to numbers, arrays to `Array`.
+
+    Raises:
+        TypeError: It is nothing of NumPy's.
+    """
+    if not (hasattr(value, "dtype") and hasattr(value, "ndim")):
+        raise TypeError(
+            f"objects of type {type(value).__qualname__!r} have no encoding"
+        )
+    array = Array.of(value)
+    return array.numpy().item() if array.shape == () else array

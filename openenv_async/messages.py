@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Generic, Literal, TypeVar, c
 
 import msgspec
 
-from .arrays import Array
+from .arrays import encodable
 from .errors import Executed, Fault
 
 __all__ = [
@@ -544,16 +544,6 @@ class FrameDecoder(Generic[MessageT]):
         """The frame's items, undecoded: to find the bad one."""
 
 
-def _plain(value: object) -> object:
-    """Encode what NumPy has: scalars as numbers, arrays as `Array`."""
-    if not (hasattr(value, "dtype") and hasattr(value, "ndim")):
-        raise TypeError(
-            f"objects of type {type(value).__qualname__!r} have no encoding"
-        )
-    array = Array.of(value)
-    return array.numpy().item() if array.shape == () else array
-
-
 class Codec:
     """One encoding of messages, frames and payloads (section 2.2)."""
 
@@ -563,7 +553,7 @@ class Codec:
         self.is_text = encoding == "json"
         self._module = msgspec.json if self.is_text else msgspec.msgpack
         self.encode: Callable[[object], bytes] = self._module.Encoder(
-            enc_hook=_plain
+            enc_hook=encodable
         ).encode
         self.from_client = FrameDecoder[ClientMessage](self, ClientMessage)
         self.from_server = FrameDecoder[ServerMessage](self, ServerMessage)

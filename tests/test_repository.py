@@ -28,7 +28,8 @@ def _files(*suffixes: str) -> Iterator[Path]:
             if name not in _NOT_OURS and (name == ".ci" or not name.startswith("."))
         )
         for path in map(Path(folder).joinpath, sorted(names)):
-            if path.suffix in suffixes:
+            # Measuring coverage leaves data without a suffix.
+            if path.suffix in suffixes and not path.name.startswith(".coverage"):
                 yield path
 
 

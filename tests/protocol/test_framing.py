@@ -113,6 +113,10 @@ def test_outbox_keeps_to_the_peer_s_frame_limit(codec: m.Codec) -> None:
         box.append(codec.encode(m.Ping(nonce)))
     box.append(step(codec, 1, 3000))
     assert max(map(len, frames(box))) <= SMALL.frame_bytes
+    for count in range(1, 130):
+        for nonce in range(count):
+            box.append(codec.encode(m.Ping(nonce)))
+        assert max(map(len, frames(box))) <= SMALL.frame_bytes
 
 
 @given(
@@ -152,13 +156,15 @@ def test_outbox_forgets_everything_with_its_connection() -> None:
     """After `clear`, nothing of the old connection leaves, and the rest does."""
     box = outbox()
     for _ in range(30):
-        box.append(step(m.MSGPACK, 1, 3000))
+        box.append(step(m.MSGPACK, 1, 900))
     box.append(m.MSGPACK.encode(m.Ping(1)))
+    box.frame()
     box.frame()
     box.clear()
     assert (len(box), box.size, box.frame()) == (0, 0, None)
-    box.append(step(m.MSGPACK, 7, 3000))
-    assert handles(received(inbox(), frames(box))) == [7]
+    for handle in (7, 8, 9):
+        box.append(step(m.MSGPACK, handle, 3000))
+    assert handles(received(inbox(), frames(box))) == [7, 8, 9]
 
 
 # Chunks
@@ -209,13 +215,18 @@ def test_large_messages_take_turns() -> None:
     assert handles(received(inbox(), frames(box))) == [2, 1]
 
 
-@pytest.mark.parametrize("count", [3, 1500])
-def test_chunked_messages_keep_to_the_bound_of_all_together(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "size", "message_bytes"), [(3, 4000, 4096), (1500, 300, 1 << 20)]
+)
+def test_chunked_messages_keep_to_the_bound_of_all_together(
+    count: int, size: int, message_bytes: int
+) -> None:
     """More and larger messages than a peer takes at a time wait for each other."""
-    box = outbox()
+    limits = m.Limits(frame_bytes=1024, chunk_bytes=256, message_bytes=message_bytes)
+    box = outbox(limits=limits)
     for handle in range(count):
-        box.append(step(m.MSGPACK, handle, 4000 if count == 3 else 300))
-    arrived = handles(received(inbox(), frames(box)))
+        box.append(step(m.MSGPACK, handle, size))
+    arrived = handles(received(inbox(limits=limits), frames(box)))
     assert sorted(arrived) == list(range(count))
 
 

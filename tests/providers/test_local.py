@@ -19,8 +19,11 @@ from openenv_async import LocalProvider, ProviderError
 from tests.chaos.processes import Process, is_alive, running, short_folder
 
 _OWNER = """
-import asyncio, sys, time
+import asyncio, signal, sys, time
 from echo_env import EchoAction, EchoEnv
+
+# A shell that ignores it, as under nohup, hands that down.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 async def main(how, execution="inline"):
     provider = EchoEnv.provider(execution=execution, workers=2)
