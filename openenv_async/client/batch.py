@@ -40,9 +40,9 @@ ObsT = TypeVar("ObsT")
 StateT = TypeVar("StateT")
 
 _CLOSE_TIMEOUT: Final = 10.0
-_FRAME: Final = 128
+_FRAME: Final = 32
 """Steps after which the first frame leaves, so that the server can begin with it."""
-_LATER_FRAME: Final = 192
+_LATER_FRAME: Final = 96
 """Steps between later frames: larger, because each costs the server something."""
 
 
