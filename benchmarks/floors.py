@@ -1,4 +1,4 @@
-"""The floors of issue 2: what this SDK must reach against OpenEnv in the same run."""
+"""The floors: what this SDK must reach against OpenEnv in the same run."""
 
 from __future__ import annotations
 
