@@ -50,7 +50,7 @@ class Verdict:
 
 
 def floors(*, idle_sdk: int) -> tuple[Floor, ...]:
-    """Return the floors, in the order of the issue.
+    """Return the floors, in the order of the table.
 
     One session is also compared on one core, because waking an idle core costs both
     contenders the same, and more than either of them does.
