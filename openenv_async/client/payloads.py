@@ -10,7 +10,7 @@ import msgspec
 
 from .. import messages as m
 from ..errors import LocalProtocolError, OpenEnvError, RemoteProtocolError
-from ..protocol import error_of
+from ..protocol import decode_error, error_of
 from .results import GenericObservation, revive
 
 __all__ = ["Payloads", "not_open", "refusal", "unwrap"]
@@ -67,9 +67,7 @@ class Payloads:
         try:
             return decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RemoteProtocolError(
-                f"expected a payload of the client's type: {error}", executed="yes"
-            ) from error
+            raise decode_error(error) from error
 
 
 def unwrap(message: m.ServerMessage) -> m.Reply | OpenEnvError:

@@ -13,10 +13,9 @@ from .. import messages as m
 from ..errors import (
     LocalProtocolError,
     OpenEnvError,
-    RemoteProtocolError,
     StepInterrupted,
 )
-from ..protocol import ClientProtocol, ClientSession
+from ..protocol import ClientProtocol, ClientSession, decode_error
 from .connection import Connection, Waiter
 from .payloads import unwrap
 from .results import Failure, StepResult
@@ -96,10 +95,7 @@ class Slot:
         try:
             observation = batch.decode(message.payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            problem = RemoteProtocolError(
-                f"expected a payload of the client's type: {error}", executed="yes"
-            )
-            self._arrived(Failure(problem))
+            self._arrived(Failure(decode_error(error)))
             return
         done = self.done = observation.terminated or observation.truncated
         result = StepResult(

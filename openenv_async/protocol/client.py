@@ -11,8 +11,6 @@ import operator
 from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar, assert_never
 
-import msgspec
-
 from .. import messages as m
 from ..errors import (
     Executed,
@@ -566,8 +564,8 @@ def ended_again(error: OpenEnvError) -> OpenEnvError:
     return again
 
 
-def decode_error(error: msgspec.DecodeError) -> RemoteProtocolError:
+def decode_error(error: Exception) -> RemoteProtocolError:
     """The server sent a payload that does not fit the client's type."""
     return RemoteProtocolError(
-        f"expected a payload of the session's type: {error}", executed="yes"
+        f"expected a payload of the client's type: {error}", executed="yes"
     )
