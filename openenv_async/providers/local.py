@@ -88,9 +88,14 @@ class LocalProvider:
         async with self._lock:
             if self._server is not None:
                 raise ProviderError("expected a server that is not running yet")
-            server = await anyio.to_thread.run_sync(
-                _Server, self._arguments, self._environment
-            )
+            try:
+                server = await anyio.to_thread.run_sync(
+                    _Server, self._arguments, self._environment
+                )
+            except OSError as error:
+                raise ProviderError(
+                    f"expected a temporary folder to serve from: {error}"
+                ) from error
             try:
                 await anyio.to_thread.run_sync(server.start)
                 await server.wait_healthy(self._start_timeout)

@@ -116,6 +116,17 @@ async def test_a_normal_exit_stops_the_server(folder: Path) -> None:
     assert await _left_async(folder) == []
 
 
+async def test_no_room_for_a_folder_is_a_provider_s_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where nothing can be written, the error says so; nothing is left to stop."""
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/no/such/folder")
+    provider = LocalProvider("echo_env")
+    with pytest.raises(ProviderError, match="temporary folder"):
+        await provider.start()
+    await provider.stop()
+
+
 async def test_an_exception_stops_the_server(folder: Path) -> None:
     """The body's own exception comes out, and nothing is left."""
     provider = EchoEnv.provider()
