@@ -69,5 +69,5 @@ $(VENV)/.created:
 
 editable = $(PIP) install --no-build-isolation --no-deps -e . $(1:%=-e %)
 compile = $(BIN)/uv pip compile --quiet $(if $(UPGRADE),--upgrade) --universal --generate-hashes \
-	--no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' \
+	--no-emit-index-url --no-strip-extras --python-version 3.11 --custom-compile-command 'make lock' \
 	$(2) pyproject.toml requirements/$(1).in --output-file requirements/$(1).txt
