@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         ReplyLost,
         RequestRejected,
         ResetRequired,
+        ServerDied,
         SessionBusy,
         SessionClosed,
         SessionLost,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
         UnknownEnvironment,
         VersionMismatch,
     )
-    from .providers import LocalProvider, Provider, Served
+    from .providers import LocalProvider, LocalServer, Placer, Provider, Served
     from .server import create_app
     from .version import VERSION as __version__
 
@@ -87,8 +88,10 @@ __all__ = [
     "InvalidAction",
     "LocalProtocolError",
     "LocalProvider",
+    "LocalServer",
     "Observation",
     "OpenEnvError",
+    "Placer",
     "Provider",
     "ProviderError",
     "Ready",
@@ -97,6 +100,7 @@ __all__ = [
     "RequestRejected",
     "ResetRequired",
     "Served",
+    "ServerDied",
     "ServerObserver",
     "SessionBusy",
     "SessionClosed",
@@ -144,7 +148,7 @@ _MODULES = {
         "State",
         "find_spec",
     ),
-    ".providers": ("LocalProvider", "Provider", "Served"),
+    ".providers": ("LocalProvider", "LocalServer", "Placer", "Provider", "Served"),
     ".server": ("create_app",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

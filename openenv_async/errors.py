@@ -23,6 +23,7 @@ OpenEnvError
 ├── ReplyLost                 executed, but the reply is no longer there
 ├── ConnectFailed             no connection to the server could be made
 └── ProviderError             something that should serve could not be started
+    └── ServerDied            ... or ended by itself; says how
 ```
 
 Three attributes say what a caller can do about an error, whatever its class:
@@ -53,6 +54,7 @@ __all__ = [
     "ReplyLost",
     "RequestRejected",
     "ResetRequired",
+    "ServerDied",
     "SessionBusy",
     "SessionClosed",
     "SessionLost",
@@ -316,6 +318,27 @@ class ProviderError(OpenEnvError):
     def __str__(self) -> str:
         text = self.log.rstrip()
         return f"{self.message}\n\n{text}" if text else self.message
+
+
+class ServerDied(ProviderError):
+    """A server that was started ended without being asked to.
+
+    The sessions on it raise `SessionLost`, whose `detail` holds the same facts.
+    """
+
+    default_code = "server_died"
+    default_executed: ClassVar[Executed] = "unknown"
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit status of its first process, minus the signal's number; or None."""
+        code = self.detail.get("exit_code")
+        return code if isinstance(code, int) else None
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel ended it because its memory was used up."""
+        return self.detail.get("oom_killed") is True
 
 
 _OWN_CODE: tuple[type[OpenEnvError], ...] = (

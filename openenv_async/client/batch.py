@@ -18,13 +18,12 @@ from ..errors import (
     SessionBusy,
     SessionClosed,
 )
-from ..providers import Provider
+from ..providers import Placer, Provider, Served, placer_of
 from .arrivals import Arrivals
 from .connection import Connection, ConnectionOptions, close_patience
-from .endpoint import Endpoint
 from .payloads import Payloads
-from .pool import Pool, pool_of
 from .results import AutoresetMode, BatchResult, Failure, Ready
+from .seats import Seat, leave_seats, take_seats
 from .slots import Gather, Slot, spread_options, spread_seeds
 from .sync import SyncBatch
 
@@ -63,7 +62,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         url: str | None,
         *,
         size: int,
-        provider: Provider | None,
+        provider: Provider | Placer | None,
         environment: str | None,
         autoreset: AutoresetMode | str,
         sockets: int | None,
@@ -94,8 +93,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self.decode: Callable[[Any], Any] = payloads.observation
         self.same_step = self.autoreset is AutoresetMode.SAME_STEP
         self.resets = self.autoreset is not AutoresetMode.DISABLED
-        self._url = url
-        self._provider = provider
+        self._placer = placer_of(url, provider)
         self._sockets = sockets
         self._options = ConnectionOptions(
             token=token,
@@ -112,8 +110,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         }
         self.timeout = timeout
         self._slots = [Slot(self, index) for index in range(size)]
-        self._pool: Pool | None = None
-        self._held: list[Connection] = []
+        self._connections: tuple[Connection, ...] = ()
+        """Each once."""
         self._arrivals = Arrivals()
         self._gathers: set[Gather] = set()
         """Calls that wait for all their sessions."""
@@ -128,6 +126,12 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     def sync(self) -> SyncBatch[ActT, ObsT, StateT]:
         """The same, blocking."""
         return SyncBatch(self)
+
+    @property
+    def servers(self) -> list[Served]:
+        """The servers that the sessions are on, each once."""
+        seats = (slot.seat for slot in self._slots)
+        return list({seat.server: None for seat in seats if seat})
 
     # Opening and closing
 
@@ -153,15 +157,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self._arrivals.clear()
         self._abandoned = 0
         try:
-            url = self._url
-            if self._provider is not None:
-                url = (await self._provider.start()).url
-            assert url is not None
-            self._pool = pool_of(Endpoint.parse(url), self._options)
-            self._held = await self._pool.acquire(
-                len(self._slots), sockets=self._sockets
-            )
-            results = await self._open_slots(self._slots, self._held)
+            await self._seat(self._slots)
+            results = await self._open_slots(self._slots)
             self._is_open = True
             for result in results:
                 if isinstance(result, Failure):
@@ -171,17 +168,27 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             await shielded(self.aclose(), timeout=2 * _CLOSE_TIMEOUT)
             raise
 
-    async def _open_slots(
-        self, slots: Sequence[Slot], connections: Sequence[Connection]
-    ) -> list[Any]:
+    async def _seat(self, slots: Sequence[Slot]) -> None:
+        """Put sessions on servers."""
+        seats = await take_seats(
+            self._placer, len(slots), self._options, sockets=self._sockets
+        )
+        for slot, seat in zip(slots, seats, strict=True):
+            slot.seat = seat
+        self._note_connections()
+
+    def _note_connections(self) -> None:
+        seats = (slot.seat for slot in self._slots)
+        self._connections = tuple({seat.connection: None for seat in seats if seat})
+
+    async def _open_slots(self, slots: Sequence[Slot]) -> list[Any]:
         if not slots:
             return []
         gather = Gather(len(slots))
         self._gathers.add(gather)
-        for position, (slot, connection) in enumerate(
-            zip(slots, connections, strict=True)
-        ):
-            slot.connection = connection
+        for position, slot in enumerate(slots):
+            assert slot.seat is not None
+            connection = slot.connection = slot.seat.connection
             slot.protocol = connection.protocol
             slot.kind, slot.gather, slot.position = m.Open, gather, position
             slot.done, slot.final, slot.interrupted = False, None, None
@@ -204,7 +211,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         if not self._is_open:
             return
         self._is_open = False
-        patience = close_patience(self._held)
+        patience = close_patience(self._connections)
         try:
             async with asyncio.timeout(patience):
                 await self._close_slots()
@@ -241,13 +248,17 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         for slot in self._slots:
             if hasattr(slot, "session"):
                 slot.protocol.abandon(slot.session)
-        held, self._held = self._held, []
-        try:
-            if self._pool is not None:
-                await self._pool.release(held)
-        finally:
-            if self._provider is not None:
-                await self._provider.stop()
+        await self._leave(self._slots)
+
+    async def _leave(self, slots: Iterable[Slot]) -> None:
+        """Give up the places of sessions; those are closed, or lost."""
+        seats: list[Seat] = []
+        for slot in slots:
+            if slot.seat is not None:
+                seats.append(slot.seat)
+                slot.seat = None
+        self._note_connections()
+        await leave_seats(self._placer, seats)
 
     # All together
 
@@ -402,7 +413,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         return gather
 
     def _flush(self) -> None:
-        for connection in set(self._held):
+        for connection in self._connections:
             connection.flush()
 
     async def _finish(self, slots: Sequence[Slot], gather: Gather) -> list[Any]:
@@ -457,37 +468,22 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         lost = [slot for slot in slots if slot.session.ended is not None]
         if not lost:
             return {}
-        assert self._pool is not None
         problems: dict[int, Failure] = {}
         cut_off = [slot for slot in lost if slot.connection.error is not None]
         if cut_off:
             try:
-                connections = await self._pool.acquire(
-                    len(cut_off), sockets=self._sockets
-                )
+                # Their places first: a server that died may be replaced only then.
+                await self._leave(cut_off)
+                await self._seat(cut_off)
             except OpenEnvError as error:
-                # The places stay lost.
+                # They stay lost.
                 problems = {slot.index: Failure(error) for slot in cut_off}
                 lost = [slot for slot in lost if slot.index not in problems]
-            else:
-                await self._move(cut_off, connections)
-        results = await self._open_slots(lost, [slot.connection for slot in lost])
+        results = await self._open_slots(lost)
         for slot, result in zip(lost, results, strict=True):
             if isinstance(result, Failure):
                 problems[slot.index] = result
         return problems
-
-    async def _move(
-        self, slots: Sequence[Slot], connections: Sequence[Connection]
-    ) -> None:
-        """Put sessions that are lost on other connections."""
-        left = [slot.connection for slot in slots]
-        for slot, connection in zip(slots, connections, strict=True):
-            self._held.remove(slot.connection)
-            self._held.append(connection)
-            slot.connection = connection
-        assert self._pool is not None
-        await shielded(self._pool.release(left), timeout=2 * _CLOSE_TIMEOUT)
 
     # Whoever is done first
 

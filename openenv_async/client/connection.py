@@ -6,9 +6,9 @@ import asyncio
 import dataclasses
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import anyio
 
@@ -25,7 +25,13 @@ from ..protocol import ClientProtocol, ClientSession
 from .endpoint import Endpoint
 from .transport import WebSocket, open_websocket
 
-__all__ = ["Connection", "ConnectionOptions", "Waiter", "close_patience"]
+__all__ = [
+    "Connection",
+    "ConnectionOptions",
+    "Diagnose",
+    "Waiter",
+    "close_patience",
+]
 
 _logger = logging.getLogger("openenv_async.client")
 
@@ -47,6 +53,10 @@ class Waiter(Protocol):
 
     def deliver(self, message: m.ServerMessage) -> None:
         """Take a message of the session; must not raise."""
+
+
+Diagnose: TypeAlias = Callable[[], Awaitable[OpenEnvError | None]]
+"""Tells why a server has ended by itself, if it has."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +95,18 @@ class Connection:
     Args:
         endpoint: Where the server is.
         options: See `ConnectionOptions`.
+        diagnose: Tells why the server has ended by itself, if it has: then nobody
+            tries to reach it any longer.
     """
 
-    def __init__(self, endpoint: Endpoint, options: ConnectionOptions) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: ConnectionOptions,
+        diagnose: Diagnose | None = None,
+    ) -> None:
         self.endpoint = endpoint
+        self._diagnose = diagnose
         self.options = options
         self.users = 0
         """Sessions that use this connection."""
@@ -172,11 +190,15 @@ class Connection:
                 )
             )
         except OpenEnvError as error:
-            self._fail(error)
+            self._fail(await self._cause() or error)
         except Exception as error:
             _logger.warning("= %s: cannot connect", self.endpoint.url, exc_info=error)
             text = f"expected a server at {self.endpoint.url!r}: {error!r}"
             self._fail(ConnectFailed(text, retryable=False))
+
+    async def _cause(self) -> OpenEnvError | None:
+        """Why nobody will ever answer at this address again, if that is so."""
+        return None if self._diagnose is None else await self._diagnose()
 
     async def _connect(self) -> None:
         """Open the socket and wait for the greeting."""
@@ -239,6 +261,10 @@ class Connection:
             if self.error is not None:
                 return
             _logger.debug("= %s: %s", self.endpoint.url, problem)
+            died = await self._cause()
+            if died is not None:
+                self._fail(died)
+                return
         self._fail(
             ConnectFailed(
                 f"expected to reach {self.endpoint.url!r} again within "
@@ -283,6 +309,7 @@ class Connection:
                 SessionLost(
                     f"the connection is lost for good: {error}",
                     executed="no" if session.pending is None else "unknown",
+                    detail=error.detail,
                 ),
             )
         if self._socket is not None:
@@ -303,6 +330,7 @@ class Connection:
                     "session_lost",
                     error.message,
                     executed=error.executed,
+                    detail=error.detail or None,
                 )
             )
 

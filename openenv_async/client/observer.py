@@ -18,6 +18,7 @@ from .. import messages as m
 from .._aio import shielded
 from ..errors import ConnectFailed, LocalProtocolError
 from ..protocol import error_of
+from ..providers import FixedServer
 from .connection import Connection, ConnectionOptions
 from .endpoint import Endpoint
 from .pool import Pool, pool_of
@@ -95,13 +96,14 @@ class ServerObserver:
     def __init__(
         self, url: str, *, token: str | None = None, connect_timeout: float = 10.0
     ) -> None:
-        self._endpoint = Endpoint.parse(url)
+        Endpoint.parse(url)  # A wrong one is told now, not at the first use.
+        self._server = FixedServer(url)
         self._options = ConnectionOptions(token=token, connect_timeout=connect_timeout)
         self._pool: Pool | None = None
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> ServerObserver:
-        self._pool = pool_of(self._endpoint, self._options)
+        self._pool = pool_of(self._server, self._options)
         (self._connection,) = await self._pool.acquire(1, sockets=None)
         return self
 

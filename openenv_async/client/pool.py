@@ -7,7 +7,8 @@ import weakref
 from typing import Final, TypeAlias
 
 from .._aio import shielded
-from .connection import Connection, ConnectionOptions
+from ..providers import FixedServer, Served
+from .connection import Connection, ConnectionOptions, Diagnose
 from .endpoint import Endpoint
 
 __all__ = ["Pool", "pool_of"]
@@ -29,6 +30,8 @@ class Pool:
     def __init__(self, endpoint: Endpoint, options: ConnectionOptions) -> None:
         self._endpoint = endpoint
         self._options = options
+        self.diagnose: Diagnose | None = None
+        """Tells why the server has ended by itself, if it has."""
         self._connections: list[Connection] = []
 
     async def acquire(self, count: int, *, sockets: int | None) -> list[Connection]:
@@ -62,7 +65,7 @@ class Pool:
             # Not more than there are sessions: what nobody takes, nobody closes.
             wanted = min(sockets, count)
         while len(live) < wanted:
-            live.append(Connection(self._endpoint, self._options))
+            live.append(Connection(self._endpoint, self._options, self.diagnose))
         spread = sorted(live, key=lambda connection: connection.users)[:wanted]
         # Neighbours share a socket, so that a batch fills one after the other and the
         # server begins with the first while the rest is still being encoded.
@@ -81,6 +84,11 @@ class Pool:
         ]
         for connection in free:
             await connection.aclose()
+        pools = _pools.get(asyncio.get_running_loop(), {})
+        key = self._endpoint, self._options
+        if not self._connections and pools.get(key) is self:
+            # Servers of their own come and go, each at another address.
+            del pools[key]
 
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, Pool]] = (
@@ -88,11 +96,13 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, Pool]] =
 )
 
 
-def pool_of(endpoint: Endpoint, options: ConnectionOptions) -> Pool:
+def pool_of(server: Served, options: ConnectionOptions) -> Pool:
     """The pool of the running loop for a server."""
     pools = _pools.setdefault(asyncio.get_running_loop(), {})
-    key = endpoint, options
+    key = Endpoint.parse(server.url), options
     pool = pools.get(key)
     if pool is None:
-        pool = pools[key] = Pool(endpoint, options)
+        pool = pools[key] = Pool(*key)
+    if not isinstance(server, FixedServer):
+        pool.diagnose = server.diagnose
     return pool

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from time import perf_counter_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .. import messages as m
 from .._aio import SPIN_WINDOW, shielded
@@ -21,15 +21,14 @@ from ..errors import (
     StepInterrupted,
 )
 from ..protocol import ClientSession
-from ..providers import LocalProvider, Provider
+from ..providers import Placer, Provider, Served, placer_of
 from .connection import Connection, ConnectionOptions, Waiter, close_patience
-from .endpoint import Endpoint
+from .factories import Factories
 from .payloads import Payloads, not_open, refusal, unwrap
-from .pool import Pool, pool_of
-from .results import AutoresetMode, StepResult
+from .results import StepResult
+from .seats import Seat, leave_seats, take_seats
 
 if TYPE_CHECKING:
-    from .batch import EnvBatch
     from .sync import SyncEnv
 
 __all__ = ["EnvClient", "GenericEnv"]
@@ -45,7 +44,7 @@ _CLOSE_TIMEOUT: Final = 10.0
 """Seconds that a session's environment has to close."""
 
 
-class EnvClient(Generic[ActT, ObsT, StateT]):
+class EnvClient(Factories[ActT, ObsT, StateT]):
     """One session with an environment.
 
     Subclass it with the environment's types and write nothing else:
@@ -57,7 +56,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     Args:
         url: `ws://host:port`, `wss://host:port` or `ws+unix:///path/to/socket`.
-        provider: Starts the server instead; give this or `url`.
+        provider: Starts the server, or is a fleet of them; give this or `url`.
         environment: Which of the server's environments; None takes its default.
         token: Bearer token.
         owner: A label for the server's lists.
@@ -75,16 +74,11 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         on_progress: Called with what a long step reports: a fraction or None, a text.
     """
 
-    environment: ClassVar[str | None] = None
-    """Which of a server's environments; None takes the server's default."""
-    payloads: ClassVar[Payloads | None] = None
-    """Filled in from the type arguments."""
-
     def __init__(
         self,
         url: str | None = None,
         *,
-        provider: Provider | None = None,
+        provider: Provider | Placer | None = None,
         environment: str | None = None,
         token: str | None = None,
         owner: str = "",
@@ -101,8 +95,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         if (url is None) is (provider is None):
             raise LocalProtocolError("expected a url or a provider, and not both")
         self._types = self._own_payloads()
-        self._url = url
-        self._provider = provider
+        self._placer = placer_of(url, provider)
         self._options = ConnectionOptions(
             token=token,
             connect_timeout=connect_timeout,
@@ -119,7 +112,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         self._take_over = take_over
         self._timeout = timeout
         self._on_progress = on_progress
-        self._pool: Pool | None = None
+        self._seat: Seat | None = None
         self._connection: Connection | None = None
         self._session: ClientSession[Waiter] | None = None
         self._future: asyncio.Future[m.ServerMessage] | None = None
@@ -138,77 +131,10 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         if found is not None and "payloads" not in cls.__dict__:
             cls.payloads = Payloads.of(*found)
 
-    @classmethod
-    def _own_payloads(cls) -> Payloads:
-        if cls.payloads is None:
-            raise LocalProtocolError(
-                f"expected a subclass like class {cls.__name__}(EnvClient[Action, "
-                "Observation, State]), or GenericEnv for untyped use"
-            )
-        return cls.payloads
-
-    # Other ways to get one
-
-    @classmethod
-    def local(
-        cls: type[SelfT], *targets: str, environment: str | None = None, **options: Any
-    ) -> SelfT:
-        """Start a server of its own on this machine, as a subprocess.
-
-        Args:
-            targets: What to serve, as `openenv-async serve` takes it; by default the
-                package that this class is defined in.
-            environment: Which of several environments.
-            options: As for the constructor.
-        """
-        return cls(provider=cls.provider(*targets), environment=environment, **options)
-
-    @classmethod
-    def provider(cls, *targets: str, **options: Any) -> LocalProvider:
-        """A server on this machine for this class, not started yet.
-
-        Args:
-            targets: What to serve; by default the package that this class is in.
-            options: As for `LocalProvider`.
-        """
-        package = cls.__module__.partition(".")[0]
-        return LocalProvider(*(targets or (package,)), **options)
-
-    @classmethod
-    def batch(
-        cls,
-        url: str | None = None,
-        *,
-        size: int,
-        provider: Provider | None = None,
-        environment: str | None = None,
-        autoreset: AutoresetMode | str = "Disabled",
-        sockets: int | None = None,
-        **options: Any,
-    ) -> EnvBatch[ActT, ObsT, StateT]:
-        """Many sessions as one object; see `EnvBatch`.
-
-        Args:
-            url: As for the constructor.
-            size: How many sessions.
-            provider: As for the constructor.
-            environment: As for the constructor.
-            autoreset: What happens to sessions whose episode is over.
-            sockets: Connections to spread the sessions over; None chooses.
-            options: As for the constructor.
-        """
-        module = sys.modules[f"{__package__}.batch"]
-        batch: EnvBatch[ActT, ObsT, StateT] = module.EnvBatch(
-            cls._own_payloads(),
-            url,
-            size=size,
-            provider=provider,
-            environment=environment or cls.environment,
-            autoreset=autoreset,
-            sockets=sockets,
-            **options,
-        )
-        return batch
+    @property
+    def server(self) -> Served | None:
+        """The server that the session is on; None while it is not open."""
+        return None if self._seat is None else self._seat.server
 
     def sync(self) -> SyncEnv[ActT, ObsT, StateT]:
         """The same, blocking: for scripts and for trainers without a loop."""
@@ -243,12 +169,10 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         if self._session is not None:
             raise LocalProtocolError("expected a session that is not open yet")
         try:
-            url = self._url
-            if self._provider is not None:
-                url = (await self._provider.start()).url
-            assert url is not None
-            self._pool = pool_of(Endpoint.parse(url), self._options)
-            (self._connection,) = await self._pool.acquire(1, sockets=None)
+            (self._seat,) = await take_seats(
+                self._placer, 1, self._options, sockets=None
+            )
+            self._connection = self._seat.connection
             protocol, key = self._connection.protocol, secrets.token_hex(16)
             self._session = (
                 protocol.open(key, **self._opening)
@@ -342,12 +266,9 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         if connection is not None and session is not None:
             # Opened or not, the server must not keep it for a client that left.
             connection.protocol.abandon(session)
-        try:
-            if connection is not None and self._pool is not None:
-                await self._pool.release([connection])
-        finally:
-            if self._provider is not None:
-                await self._provider.stop()
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            await leave_seats(self._placer, [seat])
 
     # Calls
 

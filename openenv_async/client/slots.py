@@ -19,6 +19,7 @@ from ..protocol import ClientProtocol, ClientSession, decode_error
 from .connection import Connection, Waiter
 from .payloads import unwrap
 from .results import Failure, StepResult
+from .seats import Seat
 
 if TYPE_CHECKING:
     from .batch import EnvBatch
@@ -60,6 +61,7 @@ class Slot:
         "kind",
         "position",
         "protocol",
+        "seat",
         "sent_ns",
         "session",
     )
@@ -67,6 +69,7 @@ class Slot:
     def __init__(self, batch: EnvBatch[Any, Any, Any], index: int) -> None:
         self.batch = batch
         self.index = index
+        self.seat: Seat | None = None
         self.connection: Connection
         self.protocol: ClientProtocol[Waiter]
         self.session: ClientSession[Waiter]

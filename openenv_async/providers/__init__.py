@@ -1,6 +1,17 @@
 """Start something that serves environments, return its address, stop it again."""
 
-from .base import Provider, Served
-from .local import LocalProvider
+from .base import Placer, Provider, Served
+from .local import LocalProvider, LocalServer
+from .placing import FixedPlacer, FixedServer, SoloPlacer, placer_of
 
-__all__ = ["LocalProvider", "Provider", "Served"]
+__all__ = [
+    "FixedPlacer",
+    "FixedServer",
+    "LocalProvider",
+    "LocalServer",
+    "Placer",
+    "Provider",
+    "Served",
+    "SoloPlacer",
+    "placer_of",
+]

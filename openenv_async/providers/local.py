@@ -8,16 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 import anyio
 
-from ..errors import ProviderError
-from .base import Served
+from ..errors import ProviderError, ServerDied
 
-__all__ = ["LocalProvider"]
+__all__ = ["LocalProvider", "LocalServer"]
 
 _LOG_BYTES: Final = 8192
 """How much of a server's output an error shows."""
@@ -29,7 +28,7 @@ _POLL: Final = (0.01, 0.2)
 class LocalProvider:
     """Starts `openenv-async serve` as a subprocess on a Unix socket.
 
-    The server ends with `stop()`, and also with this process: on a normal exit, an
+    A server ends with `stop()`, and also with this process: on a normal exit, an
     exception, Ctrl-C and SIGTERM it is stopped, and when this process is killed it
     notices by itself. Its output is kept in a file and shown when it dies early.
 
@@ -75,58 +74,59 @@ class LocalProvider:
         ]
         self._environment = dict(environment or {})
         self._start_timeout = start_timeout
-        self._server: _Server | None = None
-        self._lock = asyncio.Lock()
+        self._servers: list[LocalServer] = []
 
-    async def start(self) -> Served:
-        """Start the server and wait until it answers.
+    @property
+    def servers(self) -> tuple[LocalServer, ...]:
+        """The servers that were started and not stopped, oldest first."""
+        return tuple(self._servers)
+
+    async def start(self) -> LocalServer:
+        """Start a server and wait until it answers.
+
+        Cancelling it ends the server and removes its folder.
 
         Raises:
             ProviderError: It could not be started, died, or did not answer in time;
                 shows the last lines of its output.
         """
-        async with self._lock:
-            if self._server is not None:
-                raise ProviderError("expected a server that is not running yet")
-            try:
-                server = await anyio.to_thread.run_sync(
-                    _Server, self._arguments, self._environment
-                )
-            except OSError as error:
-                raise ProviderError(
-                    f"expected a temporary folder to serve from: {error}"
-                ) from error
-            try:
-                await anyio.to_thread.run_sync(server.start)
-                await server.wait_healthy(self._start_timeout)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await server.stop()
-                raise
-            self._server = server
-            return Served(server.url)
+        try:
+            server = await anyio.to_thread.run_sync(
+                LocalServer, self._arguments, self._environment, self._servers.remove
+            )
+        except OSError as error:
+            raise ProviderError(
+                f"expected a temporary folder to serve from: {error}"
+            ) from error
+        self._servers.append(server)
+        try:
+            await anyio.to_thread.run_sync(server.start)
+            await server.wait_healthy(self._start_timeout)
+        except BaseException:
+            await server.stop()
+            raise
+        return server
 
     async def stop(self) -> None:
-        """Stop the server and remove its socket; idempotent."""
-        server, self._server = self._server, None
-        if server is not None:
-            with anyio.CancelScope(shield=True):
-                await server.stop()
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server; None while it does not run."""
-        return None if self._server is None else self._server.pid
-
-    def output(self) -> str:
-        """The last lines that the server printed."""
-        return "" if self._server is None else self._server.output()
+        """Stop all servers and remove their sockets; idempotent."""
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                for server in self.servers:
+                    group.start_soon(server.stop)
 
 
-class _Server:
-    """One subprocess with its folder, socket and output."""
+class LocalServer:
+    """A server of this machine: one subprocess with its folder, socket and output.
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+    Made by `LocalProvider.start`.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        stopped: Callable[[LocalServer], None],
+    ) -> None:
         self._arguments = arguments
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,13 +137,18 @@ class _Server:
         self._folder = Path(tempfile.mkdtemp(prefix="openenv-"))
         self._socket = self._folder / "s"
         self._log = self._folder / "output.log"
+        self._stopped = stopped
+        self._lock = anyio.Lock()
+        self._is_stopped = False
 
     @property
     def url(self) -> str:
+        """Where clients connect."""
         return f"ws+unix://{self._socket}"
 
     @property
     def pid(self) -> int | None:
+        """Process id; None before it was started."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
@@ -192,15 +197,21 @@ class _Server:
         )
 
     async def _check_alive(self) -> None:
-        assert self._process is not None
-        status = self._process.poll()
-        if status is not None:
-            log = await anyio.to_thread.run_sync(self.output)
-            raise ProviderError(
-                f"the server for {self._arguments!r} ended with exit status {status}; "
-                "its last output:",
-                detail={"log": log, "exit_status": status},
-            )
+        died = await self.diagnose()
+        if died is not None:
+            raise died
+
+    async def diagnose(self) -> ServerDied | None:
+        """Tell how the subprocess ended, with its last output; None while it runs."""
+        status = None if self._process is None else self._process.poll()
+        if status is None:
+            return None
+        log = await anyio.to_thread.run_sync(self.output)
+        return ServerDied(
+            f"the server for {self._arguments!r} ended with exit status {status}; "
+            "its last output:",
+            detail={"log": log, "exit_code": status},
+        )
 
     async def _is_healthy(self) -> bool:
         try:
@@ -217,7 +228,18 @@ class _Server:
         return status.split()[1:2] == [b"200"]
 
     async def stop(self) -> None:
-        """End the subprocess, gently if it lets us, and remove its folder."""
+        """End the subprocess, gently if it lets us, and remove its folder.
+
+        Idempotent; cancelling it changes nothing.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._lock:
+                if not self._is_stopped:
+                    await self._end()
+                    self._is_stopped = True
+                    self._stopped(self)
+
+    async def _end(self) -> None:
         process = self._process
         if process is not None and process.poll() is None:
             process.terminate()

@@ -21,6 +21,7 @@ from openenv_async._aio import SPIN_WINDOW
 from openenv_async.client.connection import Connection, ConnectionOptions
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.pool import Pool, _pools, pool_of
+from openenv_async.providers import FixedServer
 from tests.clients import ScriptedEnv, connections
 from tests.environments import Command
 from tests.fakes import answering
@@ -28,7 +29,7 @@ from tests.serving import Serving, eventually, serving
 
 
 def _pool(url: str, *, spin: float = SPIN_WINDOW) -> Pool:
-    return pool_of(Endpoint.parse(url), ConnectionOptions(spin=spin))
+    return pool_of(FixedServer(url), ConnectionOptions(spin=spin))
 
 
 # How many

@@ -15,7 +15,13 @@ import anyio
 import pytest
 
 from echo_env import EchoAction, EchoEnv
-from openenv_async import LocalProvider, ProviderError
+from openenv_async import (
+    Failure,
+    LocalProvider,
+    LocalServer,
+    ProviderError,
+    SessionLost,
+)
 from tests.chaos.processes import Process, is_alive, running, short_folder
 
 _OWNER = """
@@ -29,7 +35,7 @@ async def main(how, execution="inline"):
     provider = EchoEnv.provider(execution=execution, workers=2)
     async with EchoEnv(provider=provider) as env:
         await env.reset()
-        print("server", provider.pid, flush=True)
+        print("server", env.server.pid, flush=True)
         if how == "raise":
             raise RuntimeError("on purpose")
         if how == "sleep":
@@ -39,7 +45,7 @@ def blocking():
     env = EchoEnv.local()
     with env.sync() as blocking:
         blocking.reset()
-        print("server", env._provider.pid, flush=True)
+        print("server", env.server.pid, flush=True)
         time.sleep(60)
 
 if sys.argv[1] == "sync":
@@ -108,11 +114,12 @@ async def test_a_normal_exit_stops_the_server(folder: Path) -> None:
         await env.reset()
         result = await env.step(EchoAction(message="hi"))
         assert result.observation.echoed_message == "hi"
-        pid = provider.pid
-        assert await _is_alive(pid)
+        (server,) = provider.servers
+        assert env.server is server
+        assert await _is_alive(server.pid)
         assert len(await _left_async(folder)) == 1
-    assert not await _is_alive(pid)
-    assert provider.pid is None
+    assert not await _is_alive(server.pid)
+    assert provider.servers == ()
     assert await _left_async(folder) == []
 
 
@@ -133,9 +140,9 @@ async def test_an_exception_stops_the_server(folder: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         async with EchoEnv(provider=provider) as env:
             await env.reset()
-            pid = provider.pid
+            (server,) = provider.servers
             raise ZeroDivisionError
-    assert not await _is_alive(pid)
+    assert not await _is_alive(server.pid)
     assert await _left_async(folder) == []
 
 
@@ -144,7 +151,7 @@ async def test_a_batch_that_cannot_open_stops_its_server(folder: Path) -> None:
     provider = EchoEnv.provider(max_sessions=2)
     with pytest.raises(Exception, match="2"):
         await EchoEnv.batch(size=3, provider=provider).open()
-    assert provider.pid is None
+    assert provider.servers == ()
     assert await _left_async(folder) == []
 
 
@@ -160,17 +167,56 @@ async def test_cancelling_the_start_leaves_nothing(folder: Path, delay: float) -
     assert await _left_async(folder) == []
 
 
-async def test_a_server_can_be_started_again(folder: Path) -> None:
-    """start() after stop() serves anew; a second start() or stop() is harmless."""
+async def test_a_provider_starts_as_many_as_are_asked_for(folder: Path) -> None:
+    """Each start() is a server of its own; stop() ends all, and may be repeated."""
     provider = LocalProvider("echo_env")
     first = await provider.start()
-    with pytest.raises(ProviderError, match="not running yet"):
-        await provider.start()
-    await provider.stop()
-    await provider.stop()
     second = await provider.start()
     assert first.url != second.url
+    assert provider.servers == (first, second)
+    await first.stop()
+    await first.stop()
+    assert provider.servers == (second,)
+    assert await second.diagnose() is None
     await provider.stop()
+    await provider.stop()
+    assert provider.servers == ()
+    third = await provider.start()
+    await third.stop()
+    assert await _left_async(folder) == []
+
+
+async def test_a_killed_server_loses_its_sessions_at_once(folder: Path) -> None:
+    """The error says that the server died and how; nobody reconnects to nothing."""
+    async with EchoEnv.batch(size=2, provider=EchoEnv.provider()) as envs:
+        await envs.reset()
+        (server,) = envs.servers
+        assert isinstance(server, LocalServer)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        async with asyncio.timeout(5):
+            results = await envs.step([EchoAction(message="hi")] * 2)
+        for result in results:
+            assert isinstance(result, Failure)
+            assert isinstance(result.error, SessionLost)
+            assert "exit status -9" in str(result.error)
+            assert result.error.detail["exit_code"] == -9
+
+
+async def test_a_reset_after_a_death_starts_another_server(folder: Path) -> None:
+    """A reset asks for a new episode, so it gets a new server as well."""
+    async with EchoEnv.batch(size=2, provider=EchoEnv.provider()) as envs:
+        await envs.reset()
+        (first,) = envs.servers
+        assert isinstance(first, LocalServer)
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        await envs.step([EchoAction(message="hi")] * 2)
+        for result in await envs.reset():
+            assert not isinstance(result, Failure)
+        (second,) = envs.servers
+        assert second is not first
+        assert len(await _left_async(folder)) == 1
     assert await _left_async(folder) == []
 
 
@@ -179,7 +225,7 @@ async def test_two_servers_live_side_by_side(folder: Path) -> None:
     one, two = EchoEnv.provider(), EchoEnv.provider()
     async with EchoEnv(provider=one) as first:
         async with EchoEnv(provider=two) as second:
-            assert one.pid != two.pid
+            assert first.server is not second.server
             assert len(await _left_async(folder)) == 2
             await second.reset()
         assert len(await _left_async(folder)) == 1
