@@ -84,6 +84,14 @@ def serve(
     drain: Annotated[
         float, typer.Option(min=0.0, help="Seconds for what is in flight at the end.")
     ] = 10.0,
+    idle_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Seconds without a connection after which the server ends by itself; "
+            "a request of /health?hold counts as one.",
+        ),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option()
     ] = "warning",
@@ -125,7 +133,9 @@ def serve(
             threading.Thread(
                 target=_watch_lifeline, args=(lifeline,), daemon=True
             ).start()
-        run_server(app, bound, drain=drain, log_level=log_level)
+        run_server(
+            app, bound, drain=drain, idle_timeout=idle_timeout, log_level=log_level
+        )
     finally:
         if uds is not None:
             uds.unlink(missing_ok=True)

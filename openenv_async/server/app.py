@@ -224,8 +224,14 @@ class _Endpoints:
             await self._core.drain(timeout=_DRAIN_TIMEOUT)
             await self._core.aclose()
 
-    async def health(self, _request: Request) -> Response:
-        """Liveness, and capacity in numbers; 503 while draining."""
+    async def health(self, request: Request) -> Response:
+        """Liveness, and capacity in numbers; 503 while draining.
+
+        With `?hold`, the server's idle time begins anew: whoever keeps a server for
+        later use asks in this way.
+        """
+        if "hold" in request.query_params:
+            self._core.hold()
         capacity = self._core.capacity()
         return JSONResponse(
             capacity, status_code=200 if capacity["status"] == "ok" else 503

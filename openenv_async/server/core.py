@@ -119,6 +119,7 @@ class ServerCore:
         self._retiring: set[Session] = set()
         self._calm: asyncio.Event | None = None
         self._closed = False
+        self._last_used = perf_counter()
 
     # Connections
 
@@ -157,8 +158,18 @@ class ServerCore:
     def discard(self, link: Link) -> None:
         """A connection is gone; the leases of its sessions begin."""
         self.links.discard(link)
+        self.hold()
         link.protocol.connection_lost(perf_counter())
         self._schedule()
+
+    def hold(self) -> None:
+        """Somebody wants the server to stay, although nobody is connected."""
+        self._last_used = perf_counter()
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since somebody was connected; 0 while somebody is."""
+        return 0.0 if self.links else perf_counter() - self._last_used
 
     def mark(self, link: Link) -> None:
         """Something waits on a connection: send it after this turn's work."""

@@ -30,10 +30,27 @@ _ROOM: Final = 64 * 1024
 class _Server(uvicorn.Server):
     """uvicorn's server, which drains the core before it drops connections."""
 
-    def __init__(self, config: uvicorn.Config, app: Starlette, drain: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: Starlette,
+        *,
+        drain: float,
+        idle_timeout: float | None,
+    ) -> None:
         super().__init__(config)
         self._application = app
         self._drain = drain
+        self._idle_timeout = idle_timeout
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        idle = self._application.state.core.idle_seconds
+        if self._idle_timeout is not None and idle > self._idle_timeout:
+            if not self.should_exit:
+                _logger.warning("nobody was connected for %.0f s: ending", idle)
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # uvicorn would raise the signal again at the end, which kills us before our
@@ -115,6 +132,7 @@ def run_server(
     bound: socket.socket,
     *,
     drain: float = 10.0,
+    idle_timeout: float | None = None,
     log_level: str = "warning",
 ) -> None:
     """Serve until SIGINT or SIGTERM, then end gracefully; at once at a second one.
@@ -123,13 +141,21 @@ def run_server(
         app: What `create_app` returned.
         bound: A listening socket.
         drain: Seconds for requests in flight at the end.
+        idle_timeout: Seconds without a connection after which to end as well; None
+            waits for ever.
         log_level: uvicorn's.
     """
-    make_server(app, drain=drain, log_level=log_level).run(sockets=[bound])
+    make_server(app, drain=drain, idle_timeout=idle_timeout, log_level=log_level).run(
+        sockets=[bound]
+    )
 
 
 def make_server(
-    app: Starlette, *, drain: float = 10.0, log_level: str = "warning"
+    app: Starlette,
+    *,
+    drain: float = 10.0,
+    idle_timeout: float | None = None,
+    log_level: str = "warning",
 ) -> uvicorn.Server:
     """Configure the server that `run_server` runs."""
     limits = app.state.core.limits
@@ -146,4 +172,4 @@ def make_server(
         timeout_graceful_shutdown=5,
         backlog=_BACKLOG,
     )
-    return _Server(config, app, drain)
+    return _Server(config, app, drain=drain, idle_timeout=idle_timeout)

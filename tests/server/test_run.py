@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 import uvicorn
 
@@ -194,3 +195,38 @@ async def test_a_step_that_nothing_can_stop_does_not_keep_the_server(
             await running.task
         gate.set()
         await eventually(lambda: executions["deaf"])
+
+
+# Idle servers
+
+
+async def test_a_server_that_nobody_needs_ends(folder: Path) -> None:
+    """It stays while somebody is connected, and ends some time after the last one."""
+    path = folder / "s"
+    bound = await anyio.to_thread.run_sync(bind_unix, path)
+    app = create_app(ScriptedEnvironment)
+    server = make_server(app, drain=1.0, idle_timeout=0.4)
+    serving = Serving(f"ws+unix://{path}", app.state.core, path)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(server.serve(sockets=[bound]))
+        await eventually(lambda: server.started)
+        async with dial(serving) as peer:
+            await peer.open()
+            # Longer than the limit: the point is that nothing happens.
+            await asyncio.sleep(0.8)
+            assert not server.should_exit
+        async with asyncio.timeout(5):
+            await task
+
+
+async def test_whoever_keeps_a_server_asks_for_it() -> None:
+    """/health?hold begins the idle time anew; /health alone does not."""
+    app = create_app(ScriptedEnvironment)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://localhost"
+    ) as http:
+        await asyncio.sleep(0.05)
+        await http.get("/health")
+        assert app.state.core.idle_seconds >= 0.05
+        await http.get("/health?hold")
+        assert app.state.core.idle_seconds < 0.05
