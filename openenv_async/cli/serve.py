@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -17,6 +18,9 @@ from typing import Annotated, Literal
 import typer
 
 from ..server import bind_tcp, bind_unix, create_app, run_server
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["serve"]
 
@@ -102,6 +106,7 @@ def serve(
         level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    _raise_descriptor_limit()
     # An environment of the folder that we were called in, as with `python -m`.
     sys.path.insert(0, os.getcwd())
     app = create_app(
@@ -138,9 +143,24 @@ def serve(
         )
     finally:
         if uds is not None:
-            uds.unlink(missing_ok=True)
+            # Whoever made the folder may have closed it since.
+            with contextlib.suppress(PermissionError):
+                uds.unlink(missing_ok=True)
         if lifeline is not None and _lifeline_ended.is_set():
             shutil.rmtree(lifeline, ignore_errors=True)
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may: the usual 1,024 are few for a server.
+
+    An environment with a process of its own for each session needs some for each.
+    """
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _address(host: str) -> str:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from ..errors import LocalProtocolError
-from ..providers import LocalProvider, Placer, Provider
+from ..providers import (
+    DockerOptions,
+    DockerProvider,
+    Fleet,
+    LocalProvider,
+    OwnFleet,
+    Placer,
+    Provider,
+)
 from .payloads import Payloads
 from .results import AutoresetMode
 
 if TYPE_CHECKING:
     from .batch import EnvBatch
-    from .session import EnvClient
 
 __all__ = ["Factories"]
 
 ActT = TypeVar("ActT")
 ObsT = TypeVar("ObsT")
 StateT = TypeVar("StateT")
-SelfT = TypeVar("SelfT", bound="EnvClient[Any, Any, Any]")
 
 
 class Factories(Generic[ActT, ObsT, StateT]):
@@ -40,10 +45,20 @@ class Factories(Generic[ActT, ObsT, StateT]):
             )
         return cls.payloads
 
+    if TYPE_CHECKING:
+        # The subclass's, as far as it matters here.
+        def __init__(
+            self,
+            url: str | None = None,
+            *,
+            provider: Provider | Placer | None = None,
+            **options: Any,
+        ) -> None: ...
+
     @classmethod
     def local(
-        cls: type[SelfT], *targets: str, environment: str | None = None, **options: Any
-    ) -> SelfT:
+        cls, *targets: str, environment: str | None = None, **options: Any
+    ) -> Self:
         """Start a server of its own on this machine, as a subprocess.
 
         Args:
@@ -67,12 +82,12 @@ class Factories(Generic[ActT, ObsT, StateT]):
 
     @classmethod
     def from_docker_image(
-        cls: type[SelfT],
+        cls,
         image: str,
         *,
-        container: Mapping[str, Any] | None = None,
+        container: DockerOptions | None = None,
         **options: Any,
-    ) -> SelfT:
+    ) -> Self:
         """Start a container of its own, which goes when the client closes.
 
         Args:
@@ -80,9 +95,9 @@ class Factories(Generic[ActT, ObsT, StateT]):
             container: Arguments for `DockerProvider`, such as `{"memory": "2g"}`.
             options: As for the constructor.
         """
-        from ..providers import DockerProvider  # TEMPORARY
-
-        return cls(provider=DockerProvider(image, **(container or {})), **options)
+        return cls(
+            provider=DockerProvider(image, **(container or DockerOptions())), **options
+        )
 
     @classmethod
     def batch(
@@ -92,7 +107,7 @@ class Factories(Generic[ActT, ObsT, StateT]):
         size: int,
         provider: Provider | Placer | None = None,
         image: str | None = None,
-        container: Mapping[str, Any] | None = None,
+        container: DockerOptions | None = None,
         replicas: int = 1,
         environment: str | None = None,
         autoreset: AutoresetMode | str = "Disabled",
@@ -117,9 +132,7 @@ class Factories(Generic[ActT, ObsT, StateT]):
         if image is not None:
             if provider is not None:
                 raise LocalProtocolError("expected a provider or an image, got both")
-            from ..providers import DockerProvider  # TEMPORARY
-
-            provider = DockerProvider(image, **(container or {}))
+            provider = DockerProvider(image, **(container or DockerOptions()))
         elif container is not None:
             raise LocalProtocolError("expected an image for the container's arguments")
         provider = _spread(url, provider, replicas=replicas, size=size)
@@ -152,7 +165,6 @@ def _spread(
             f"expected a provider or an image for {replicas} replicas, got "
             f"{url if provider is None else provider!r}"
         )
-    from ..providers import Fleet  # TEMPORARY
-
     each = -(-size // replicas)
-    return Fleet(provider, replicas=replicas, sessions_per_replica=each)
+    fleet = Fleet(provider, replicas=replicas, sessions_per_replica=each)
+    return OwnFleet(fleet)

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import anyio
 
+from .._aio import shielded
 from ..errors import ProviderError, ServerDied
 
 __all__ = ["LocalProvider", "LocalServer"]
@@ -22,7 +23,12 @@ _LOG_BYTES: Final = 8192
 """How much of a server's output an error shows."""
 _STOP_PATIENCE: Final = 15.0
 """Seconds that a server has to end gracefully before it is killed."""
+_STOP_TIMEOUT: Final = 30.0
+"""Seconds after which stopping is given up."""
+_LAUNCH_TIMEOUT: Final = 60.0
 _POLL: Final = (0.01, 0.2)
+_SOCKET: Final = "s"
+_LOG: Final = "output.log"
 
 
 class LocalProvider:
@@ -90,17 +96,12 @@ class LocalProvider:
             ProviderError: It could not be started, died, or did not answer in time;
                 shows the last lines of its output.
         """
-        try:
-            server = await anyio.to_thread.run_sync(
-                LocalServer, self._arguments, self._environment, self._servers.remove
-            )
-        except OSError as error:
-            raise ProviderError(
-                f"expected a temporary folder to serve from: {error}"
-            ) from error
+        server = LocalServer(self._arguments, self._environment, self._servers.remove)
         self._servers.append(server)
         try:
-            await anyio.to_thread.run_sync(server.start)
+            # A thread cannot be cancelled, so the caller waits for it, and then stops
+            # what it has started.
+            await shielded(server.launch(), timeout=_LAUNCH_TIMEOUT)
             await server.wait_healthy(self._start_timeout)
         except BaseException:
             await server.stop()
@@ -109,10 +110,12 @@ class LocalProvider:
 
     async def stop(self) -> None:
         """Stop all servers and remove their sockets; idempotent."""
-        with anyio.CancelScope(shield=True):
-            async with anyio.create_task_group() as group:
-                for server in self.servers:
-                    group.start_soon(server.stop)
+        await shielded(self._stop(), timeout=_STOP_TIMEOUT)
+
+    async def _stop(self) -> None:
+        async with anyio.create_task_group() as group:
+            for server in self.servers:
+                group.start_soon(server.stop)
 
 
 class LocalServer:
@@ -133,10 +136,7 @@ class LocalServer:
         # The server reads the other end; it closes with this process, however that
         # ends, and then the server ends too.
         self._lifeline: int | None = None
-        # Short, because a socket's path has room for about a hundred characters.
-        self._folder = Path(tempfile.mkdtemp(prefix="openenv-"))
-        self._socket = self._folder / "s"
-        self._log = self._folder / "output.log"
+        self._folder = Path()
         self._stopped = stopped
         self._lock = anyio.Lock()
         self._is_stopped = False
@@ -144,18 +144,32 @@ class LocalServer:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"ws+unix://{self._socket}"
+        return f"ws+unix://{self._folder / _SOCKET}"
 
     @property
     def pid(self) -> int | None:
         """Process id; None before it was started."""
         return None if self._process is None else self._process.pid
 
-    def start(self) -> None:
-        """Start the subprocess; blocks for some milliseconds."""
+    async def launch(self) -> None:
+        """Make the folder and start the subprocess in it.
+
+        Raises:
+            ProviderError: One of these did not work.
+        """
+        await anyio.to_thread.run_sync(self._launch)
+
+    def _launch(self) -> None:
+        try:
+            # Short, because a socket's path has room for about a hundred characters.
+            self._folder = Path(tempfile.mkdtemp(prefix="openenv-"))
+        except OSError as error:
+            raise ProviderError(
+                f"expected a temporary folder to serve from: {error}"
+            ) from error
         theirs, self._lifeline = os.pipe()
         try:
-            with self._log.open("wb") as log:
+            with (self._folder / _LOG).open("wb") as log:
                 self._process = subprocess.Popen(
                     [
                         sys.executable,
@@ -164,7 +178,7 @@ class LocalServer:
                         "serve",
                         *self._arguments,
                         "--uds",
-                        str(self._socket),
+                        str(self._folder / _SOCKET),
                         "--lifeline",
                         str(self._folder),
                     ],
@@ -215,7 +229,9 @@ class LocalServer:
 
     async def _is_healthy(self) -> bool:
         try:
-            reader, writer = await asyncio.open_unix_connection(str(self._socket))
+            reader, writer = await asyncio.open_unix_connection(
+                str(self._folder / _SOCKET)
+            )
         except OSError:
             return False
         try:
@@ -232,12 +248,14 @@ class LocalServer:
 
         Idempotent; cancelling it changes nothing.
         """
-        with anyio.CancelScope(shield=True):
-            async with self._lock:
-                if not self._is_stopped:
-                    await self._end()
-                    self._is_stopped = True
-                    self._stopped(self)
+        await shielded(self._stop(), timeout=_STOP_TIMEOUT)
+
+    async def _stop(self) -> None:
+        async with self._lock:
+            if not self._is_stopped:
+                await self._end()
+                self._is_stopped = True
+                self._stopped(self)
 
     async def _end(self) -> None:
         process = self._process
@@ -253,14 +271,15 @@ class LocalServer:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
-        await anyio.to_thread.run_sync(
-            lambda: shutil.rmtree(self._folder, ignore_errors=True)
-        )
+        if self._folder.name:
+            await anyio.to_thread.run_sync(
+                lambda: shutil.rmtree(self._folder, ignore_errors=True)
+            )
 
     def output(self) -> str:
         """The last part of what the server printed."""
         try:
-            with self._log.open("rb") as log:
+            with (self._folder / _LOG).open("rb") as log:
                 log.seek(0, os.SEEK_END)
                 log.seek(max(0, log.tell() - _LOG_BYTES))
                 return log.read().decode(errors="replace")

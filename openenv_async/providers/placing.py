@@ -9,8 +9,9 @@ import anyio
 
 from ..errors import ServerDied
 from .base import Placer, Provider, Served
+from .fleet import Fleet
 
-__all__ = ["FixedPlacer", "FixedServer", "SoloPlacer", "placer_of"]
+__all__ = ["FixedPlacer", "FixedServer", "OwnFleet", "SoloPlacer", "placer_of"]
 
 
 @final
@@ -89,6 +90,44 @@ class SoloPlacer:
         with anyio.CancelScope(shield=True):
             for server in free:
                 await server.stop()
+
+
+@final
+class OwnFleet:
+    """A fleet for one client: open while there are sessions on it.
+
+    Args:
+        fleet: Is opened for the first place, and closed with the last one.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._users = 0
+        self._lock = anyio.Lock()
+
+    async def place(self, count: int) -> Sequence[Served]:
+        """Open the fleet if need be; raises like `Fleet.open` and `Fleet.place`."""
+        async with self._lock:
+            if not self._users:
+                await self._fleet.open()
+            self._users += count
+        try:
+            return await self._fleet.place(count)
+        except BaseException:
+            await self._give_back(count)
+            raise
+
+    async def release(self, places: Sequence[Served]) -> None:
+        """Give places back; closes the fleet with the last one."""
+        try:
+            await self._fleet.release(places)
+        finally:
+            await self._give_back(len(places))
+
+    async def _give_back(self, count: int) -> None:
+        self._users -= count
+        if not self._users:
+            await self._fleet.aclose()
 
 
 def placer_of(url: str | None, provider: Provider | Placer | None) -> Placer:

@@ -119,7 +119,7 @@ async def test_a_normal_exit_stops_the_server(folder: Path) -> None:
         assert await _is_alive(server.pid)
         assert len(await _left_async(folder)) == 1
     assert not await _is_alive(server.pid)
-    assert provider.servers == ()
+    assert not provider.servers
     assert await _left_async(folder) == []
 
 
@@ -151,7 +151,7 @@ async def test_a_batch_that_cannot_open_stops_its_server(folder: Path) -> None:
     provider = EchoEnv.provider(max_sessions=2)
     with pytest.raises(Exception, match="2"):
         await EchoEnv.batch(size=3, provider=provider).open()
-    assert provider.servers == ()
+    assert not provider.servers
     assert await _left_async(folder) == []
 
 
@@ -173,14 +173,14 @@ async def test_a_provider_starts_as_many_as_are_asked_for(folder: Path) -> None:
     first = await provider.start()
     second = await provider.start()
     assert first.url != second.url
-    assert provider.servers == (first, second)
+    assert list(provider.servers) == [first, second]
     await first.stop()
     await first.stop()
-    assert provider.servers == (second,)
+    assert list(provider.servers) == [second]
     assert await second.diagnose() is None
     await provider.stop()
     await provider.stop()
-    assert provider.servers == ()
+    assert not provider.servers
     third = await provider.start()
     await third.stop()
     assert await _left_async(folder) == []
