@@ -1,0 +1,37 @@
+"""Finds a task set by name."""
+
+from __future__ import annotations
+
+import importlib
+
+from .base import TaskSet
+from .human_eval import human_eval
+
+__all__ = ["find_tasks"]
+
+_KNOWN = {"human_eval": human_eval}
+_EXPECTED = "expected 'human_eval' or 'module:attribute' as tasks"
+
+
+def find_tasks(name: str) -> TaskSet:
+    """Find a task set; this reads files, and imports a module of yours.
+
+    Args:
+        name: `human_eval`, or `module:attribute` of an object with `TaskSet`'s methods.
+
+    Raises:
+        ValueError: There is none of that name, or it lacks a method.
+    """
+    if name in _KNOWN:
+        return _KNOWN[name]()
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"{_EXPECTED}, got {name!r}")
+    try:
+        found: TaskSet = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{_EXPECTED}, got {name!r}: {error}") from error
+    for method in ("choose", "task_ids", "imports", "hidden"):
+        if not hasattr(found, method):
+            raise ValueError(f"{_EXPECTED}, got {name!r}, which has no {method!r}")
+    return found
