@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-inp
 UV_VERSION := 0.13.9
 
 ENVIRONMENTS := $(patsubst %/pyproject.toml,%,$(wildcard envs/*/pyproject.toml))
+# Gymnasium's are many: an image is built of one, with --target 'gymnasium_env?id=...'.
+IMAGES := $(filter-out envs/gymnasium_env,$(ENVIRONMENTS))
 DEMO_ENVIRONMENTS := $(filter envs/echo_env envs/gymnasium_env,$(ENVIRONMENTS))
 TYPED := $(patsubst %/,%,$(sort $(dir $(wildcard openenv_async/*.py tests/*.py benchmarks/*.py examples/*.py docs/*.py))))
 
@@ -15,13 +17,16 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo demo-coding test lint format bench images lock clean
 
 help: ## Show what there is.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Play 256 CartPole episodes over one WebSocket.
 	$(BIN)/python examples/cartpole_batch.py $(ARGS)
+
+demo-coding: $(VENV)/.dev ## Judge all HumanEval tasks, in containers where an engine is.
+	$(BIN)/python examples/coding_humaneval.py $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests; ARGS are pytest's.
 	$(BIN)/python -m pytest $(ARGS)
@@ -42,6 +47,10 @@ format: $(VENV)/.dev ## Sort imports and format.
 
 bench: $(VENV)/.dev ## Run the benchmarks; ARGS are theirs.
 	$(BIN)/python -m benchmarks $(ARGS)
+
+images: $(VENV)/.dev ## Build the environments' container images.
+	set -e; for environment in $(IMAGES); do \
+	    $(BIN)/openenv-async build $$environment $(ARGS); done
 
 lock: $(VENV)/.created ## Compile the locks; UPGRADE=1 takes new versions.
 	$(PIP) install uv==$(UV_VERSION)

@@ -1,3 +1,3 @@
 """The guards hold for every test, those of the environments too."""
 
-pytest_plugins = ["tests.guards", "pytester"]
+pytest_plugins = ["tests.guards", "tests.engine", "pytester"]

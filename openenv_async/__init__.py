@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from .errors import (
         AtCapacity,
+        BuildFailed,
         ConnectFailed,
         DeadlineExceeded,
         EnvironmentFailed,
@@ -52,17 +53,30 @@ if TYPE_CHECKING:
         ReplyLost,
         RequestRejected,
         ResetRequired,
+        RunDamaged,
+        RunError,
+        RunLocked,
+        RunMismatch,
         ServerDied,
         SessionBusy,
         SessionClosed,
         SessionLost,
         StepInterrupted,
+        StorageFull,
         TakenOver,
         Unauthorized,
         UnknownEnvironment,
         VersionMismatch,
     )
-    from .providers import LocalProvider, LocalServer, Placer, Provider, Served
+    from .providers import (
+        DockerProvider,
+        Fleet,
+        LocalProvider,
+        LocalServer,
+        Placer,
+        Provider,
+        Served,
+    )
     from .server import create_app
     from .version import VERSION as __version__
 
@@ -72,8 +86,10 @@ __all__ = [
     "AtCapacity",
     "AutoresetMode",
     "BatchResult",
+    "BuildFailed",
     "ConnectFailed",
     "DeadlineExceeded",
+    "DockerProvider",
     "EnvBatch",
     "EnvClient",
     "Environment",
@@ -83,6 +99,7 @@ __all__ = [
     "EpisodeDone",
     "EpisodeLost",
     "Failure",
+    "Fleet",
     "GenericEnv",
     "GenericObservation",
     "InvalidAction",
@@ -99,6 +116,10 @@ __all__ = [
     "ReplyLost",
     "RequestRejected",
     "ResetRequired",
+    "RunDamaged",
+    "RunError",
+    "RunLocked",
+    "RunMismatch",
     "Served",
     "ServerDied",
     "ServerObserver",
@@ -109,6 +130,7 @@ __all__ = [
     "State",
     "StepInterrupted",
     "StepResult",
+    "StorageFull",
     "SyncBatch",
     "SyncEnv",
     "TakenOver",
@@ -148,7 +170,15 @@ _MODULES = {
         "State",
         "find_spec",
     ),
-    ".providers": ("LocalProvider", "LocalServer", "Placer", "Provider", "Served"),
+    ".providers": (
+        "DockerProvider",
+        "Fleet",
+        "LocalProvider",
+        "LocalServer",
+        "Placer",
+        "Provider",
+        "Served",
+    ),
     ".server": ("create_app",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -22,8 +22,14 @@ OpenEnvError
 ├── EpisodeLost               the episode is gone; the session can be reset
 ├── ReplyLost                 executed, but the reply is no longer there
 ├── ConnectFailed             no connection to the server could be made
-└── ProviderError             something that should serve could not be started
-    └── ServerDied            ... or ended by itself; says how
+├── ProviderError             something that should serve could not be started
+│   ├── ServerDied            ... or ended by itself; says how
+│   └── BuildFailed           the image that should serve could not be built
+└── RunError                  a folder of episodes cannot be written or read
+    ├── RunLocked             somebody else writes to it
+    ├── RunMismatch           it was begun with other settings
+    ├── RunDamaged            what was acknowledged can't be read any more
+    └── StorageFull           no room is left for the next episode
 ```
 
 Three attributes say what a caller can do about an error, whatever its class:
@@ -39,6 +45,7 @@ from typing import ClassVar, Literal
 
 __all__ = [
     "AtCapacity",
+    "BuildFailed",
     "ConnectFailed",
     "DeadlineExceeded",
     "EnvironmentFailed",
@@ -54,11 +61,16 @@ __all__ = [
     "ReplyLost",
     "RequestRejected",
     "ResetRequired",
+    "RunDamaged",
+    "RunError",
+    "RunLocked",
+    "RunMismatch",
     "ServerDied",
     "SessionBusy",
     "SessionClosed",
     "SessionLost",
     "StepInterrupted",
+    "StorageFull",
     "TakenOver",
     "Unauthorized",
     "UnknownEnvironment",
@@ -339,6 +351,53 @@ class ServerDied(ProviderError):
     def oom_killed(self) -> bool:
         """Whether the kernel ended it because its memory was used up."""
         return self.detail.get("oom_killed") is True
+
+
+class BuildFailed(ProviderError):
+    """An image could not be built.
+
+    `code` says more where there is more to say: `no_base_image` or `disk_full`. `log`
+    holds the last lines of what failed.
+    """
+
+    default_code = "build_failed"
+
+
+class RunError(OpenEnvError):
+    """A folder of episodes cannot be written or read."""
+
+    default_code = "run_failed"
+
+
+class RunLocked(RunError):
+    """Somebody else writes to the folder; `detail` holds its `pid`, where known."""
+
+    default_code = "run_locked"
+    default_retryable = True
+    default_fault: ClassVar[Fault] = "caller"
+
+
+class RunMismatch(RunError):
+    """The run was begun with other settings: its episodes would not fit together."""
+
+    default_code = "run_mismatch"
+    default_fault: ClassVar[Fault] = "caller"
+
+
+class RunDamaged(RunError):
+    """What was acknowledged can't be read any more: somebody changed the files."""
+
+    default_code = "run_damaged"
+
+
+class StorageFull(RunError):
+    """No room is left for the next episode; all acknowledged ones are intact.
+
+    `detail` holds `free_bytes` of the file system.
+    """
+
+    default_code = "storage_full"
+    default_retryable = True
 
 
 _OWN_CODE: tuple[type[OpenEnvError], ...] = (

@@ -24,9 +24,15 @@ _ROWS: Final = (
     "protocol",
     "environment",
     "providers",
+    "images",
     "client",
     "server",
+    "memory",
     "rollout",
+    "conformance",
+    "benchmark",
+    "diagnosis",
+    "scaffold",
     "openenv",
     "ui",
     "cli",
@@ -36,6 +42,7 @@ _ROWS: Final = (
 
 _STRICTER: Final = {
     "providers": ("version", "errors", "typing", "_aio"),
+    "images": ("version", "errors", "typing", "_aio", "providers"),
     "server": tuple(set(_ROWS[: _ROWS.index("server")]) - {"client", "providers"}),
 }
 """The rows that these may import from, beside their own."""
@@ -48,7 +55,7 @@ _IMPURE: Final = (
     *("time", "random", "secrets", "uuid", "os.urandom", "os.getrandom"),
 )
 
-_OPTIONAL: Final = ("numpy", "uvloop", "aiodocker")
+_OPTIONAL: Final = ("numpy", "uvloop", "aiodocker", "aiohttp", "openai", "torch")
 """Extras that a function may import when it runs, saying why."""
 
 _SERVING: Final = ("starlette", "uvicorn", f"{_PACKAGE}.server", f"{_PACKAGE}.cli")
