@@ -24,7 +24,7 @@ from .connection import Connection, ConnectionOptions, close_patience
 from .payloads import Payloads
 from .results import AutoresetMode, BatchResult, Failure, Ready
 from .seats import Seat, leave_seats, take_seats
-from .slots import Gather, Slot, spread_options, spread_seeds
+from .slots import Gather, Slot, counted, spread_options, spread_seeds
 from .sync import SyncBatch
 
 if TYPE_CHECKING:
@@ -320,11 +320,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             SessionBusy: A call is in flight on one of them; nothing was sent.
         """
         slots = self._choose(indices)
-        actions = actions if isinstance(actions, Sequence) else list(actions)
-        if len(actions) != len(slots):
-            raise LocalProtocolError(
-                f"expected {len(slots)} actions, got {len(actions)}"
-            )
+        actions = counted(actions, len(slots))
         await self._wait_settled(slots)
         self._check_free(slots)
         if timeout is None:
@@ -445,7 +441,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self._abandon(slot)
         if gather is not None:
             error = SessionClosed(
-                "the batch was closed during the call", executed="unknown"
+                "the session was closed during the call", executed="unknown"
             )
             gather.put(position, Failure(error))
 
@@ -485,6 +481,20 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
                 problems[slot.index] = result
         return problems
 
+    async def replace(self, indices: Sequence[int]) -> dict[int, Failure]:
+        """Open new sessions in the places of others, whatever runs on those.
+
+        What was posted for them never arrives. Returns where that failed, and why.
+        """
+        slots = self._choose(indices)
+        for slot in slots:
+            self._abandon_running(slot)
+            if slot.abandoned:
+                slot.abandoned = False
+                self.settled()
+            slot.protocol.abandon(slot.session)
+        return await self._reopen(slots)
+
     # Whoever is done first
 
     def send(
@@ -505,11 +515,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             SessionBusy: A call is in flight on one of them; nothing was sent.
         """
         slots = self._choose(indices)
-        actions = list(actions)
-        if len(actions) != len(slots):
-            raise LocalProtocolError(
-                f"expected {len(slots)} actions, got {len(actions)}"
-            )
+        actions = counted(actions, len(slots))
         self._check_free(slots)
         timeout = self.timeout if timeout is None else timeout
         for slot, action in zip(slots, actions, strict=True):
@@ -587,3 +593,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     def session_ids(self) -> list[str]:
         """Public ids of the sessions."""
         return [slot.session.id for slot in self._slots]
+
+    @property
+    def environment(self) -> str:
+        """What the server calls the environment."""
+        return self._slots[0].session.environment

@@ -22,8 +22,9 @@ from ..errors import (
     SessionLost,
 )
 from ..protocol import ClientProtocol, ClientSession
+from .carriers import Socket
 from .endpoint import Endpoint
-from .transport import WebSocket, open_websocket
+from .transport import open_websocket
 
 __all__ = [
     "Connection",
@@ -121,7 +122,7 @@ class Connection:
             wake=self._schedule_flush,
         )
         self.loop = asyncio.get_running_loop()
-        self._socket: WebSocket | None = None
+        self._socket: Socket | None = None
         self._greeted = asyncio.Event()
         self._greeting: asyncio.Future[None] = self.loop.create_future()
         self._tasks = Tasks()
@@ -272,7 +273,7 @@ class Connection:
             )
         )
 
-    def _lost(self, socket: WebSocket) -> None:
+    def _lost(self, socket: Socket) -> None:
         """The socket is gone."""
         if socket is not self._socket:
             return  # In its handshake, which tells whoever waits; or dropped by us.

@@ -12,6 +12,7 @@ __all__ = ["Endpoint"]
 
 _SCHEMES: Final = {"ws": False, "http": False, "wss": True, "https": True}
 _UNIX: Final = ("ws+unix", "http+unix", "unix")
+_MEMORY: Final = "memory"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Endpoint:
         path: HTTP path of the WebSocket.
         tls: Whether to use TLS.
         uds: Path of a Unix socket; empty for TCP.
+        memory: Name of a server in this process; empty for all others.
     """
 
     url: str
@@ -33,13 +35,14 @@ class Endpoint:
     path: str
     tls: bool = False
     uds: str = ""
+    memory: str = ""
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
         """Parse `ws://host:port`, `wss://...` or `ws+unix:///path/to/socket`.
 
         `http` and `https` mean the same as `ws` and `wss`; without a path, `/ws` is
-        taken.
+        taken. `memory://name` is a server in this process.
 
         Raises:
             LocalProtocolError: It is none of these.
@@ -52,6 +55,10 @@ class Endpoint:
         is_unix = parts.scheme in _UNIX and not parts.netloc
         if is_unix and parts.path and not (parts.query or parts.fragment):
             return cls(url=url, host="localhost", port=0, path="/ws", uds=parts.path)
+        if url == f"{_MEMORY}://{parts.netloc}" and parts.netloc:
+            return cls(
+                url=url, host="localhost", port=0, path="/ws", memory=parts.netloc
+            )
         tls = _SCHEMES.get(parts.scheme)
         if tls is None or not parts.hostname:
             raise LocalProtocolError(

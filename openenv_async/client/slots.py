@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -24,7 +24,9 @@ from .seats import Seat
 if TYPE_CHECKING:
     from .batch import EnvBatch
 
-__all__ = ["Gather", "Slot", "spread_options", "spread_seeds"]
+__all__ = ["Gather", "Slot", "counted", "spread_options", "spread_seeds"]
+
+ItemT = TypeVar("ItemT")
 
 
 class Gather:
@@ -291,3 +293,11 @@ def spread_options(
     if len(options) != count:
         raise LocalProtocolError(f"expected {count} options, got {len(options)}")
     return options
+
+
+def counted(actions: Iterable[ItemT], count: int) -> Sequence[ItemT]:
+    """Actions, one for each session."""
+    actions = actions if isinstance(actions, Sequence) else list(actions)
+    if len(actions) != count:
+        raise LocalProtocolError(f"expected {count} actions, got {len(actions)}")
+    return actions

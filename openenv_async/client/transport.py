@@ -23,6 +23,7 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from ..errors import ConnectFailed, OpenEnvError, Unauthorized
+from .carriers import Socket, carrier_of
 from .endpoint import Endpoint
 
 __all__ = ["WebSocket", "open_websocket"]
@@ -57,7 +58,7 @@ class WebSocket(asyncio.Protocol):
         max_size: int,
         received: Callable[[bytes], None],
         writable: Callable[[], None],
-        lost: Callable[[WebSocket], None],
+        lost: Callable[[Socket], None],
     ) -> None:
         self._framing = Framing(
             parse_uri(endpoint.websocket_url),
@@ -250,14 +251,23 @@ async def open_websocket(
     max_size: int,
     received: Callable[[bytes], None],
     writable: Callable[[], None],
-    lost: Callable[[WebSocket], None],
-) -> WebSocket:
+    lost: Callable[[Socket], None],
+) -> Socket:
     """Connect and shake hands.
 
     Raises:
         ConnectFailed: Nobody listens there, or no WebSocket server does.
         Unauthorized: The token is missing or wrong.
     """
+    if endpoint.memory:
+        return await carrier_of(endpoint).open(
+            subprotocol=subprotocol,
+            token=token,
+            is_text=is_text,
+            received=received,
+            writable=writable,
+            lost=lost,
+        )
     loop = asyncio.get_running_loop()
 
     def factory() -> WebSocket:
