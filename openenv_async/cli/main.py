@@ -9,18 +9,18 @@ import typer
 
 from .. import version
 from ..errors import OpenEnvError
-from .serve import serve
+from .commands import LazyGroup
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="openenv-async",
+    cls=LazyGroup,
     help="Async-first environments for agentic RL.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.command()(serve)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)

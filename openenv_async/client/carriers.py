@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Generator
 from typing import Final, Protocol
 
-from ..errors import ConnectFailed
+from ..errors import ConnectFailed, LocalProtocolError
 from .endpoint import Endpoint
 
 __all__ = ["Carrier", "Socket", "carrier_of", "carrying"]
@@ -70,11 +70,14 @@ _carriers: Final[dict[str, Carrier]] = {}
 
 @contextlib.contextmanager
 def carrying(name: str, carrier: Carrier) -> Generator[None, None, None]:
-    """Make a server reachable under a name, which nobody else may have meanwhile."""
-    if name in _carriers:
-        raise ConnectFailed(
-            f"expected a free name for a server in this process, got {name!r}",
-            retryable=False,
+    """Make a server reachable under a name, which nobody else may have meanwhile.
+
+    Raises:
+        LocalProtocolError: Another one has it, or no address can have it.
+    """
+    if name in _carriers or not name or "/" in name:
+        raise LocalProtocolError(
+            f"expected a free name for a server in this process, got {name!r}"
         )
     _carriers[name] = carrier
     try:

@@ -183,6 +183,24 @@ def test_arrays_that_cannot_be_drawn_are_errors(
         ({"enum": ["a"]}, "a"),
         ({"type": "string", "format": "uuid"}, str),
         ({"allOf": [{"type": "integer"}, {"minimum": 3}, {"maximum": 3}]}, 3),
+        (
+            {
+                "allOf": [
+                    {"type": "integer", "minimum": 1, "maximum": 9, "title": "A"},
+                    {"minimum": 3, "maximum": 3, "title": "B"},
+                ]
+            },
+            3,
+        ),
+        (
+            {
+                "allOf": [
+                    {"properties": {"a": {"const": 1}}, "required": ["a"]},
+                    {"properties": {"b": {"const": 2}}, "required": ["b"]},
+                ]
+            },
+            {"a": 1, "b": 2},
+        ),
         ({"minimum": 2, "maximum": 2}, 2.0),
         ({"properties": {"a": {"const": 1}}, "required": ["a"]}, {"a": 1}),
         ({"items": {"const": 1}, "minItems": 2, "maxItems": 2}, [1, 1]),
@@ -221,6 +239,7 @@ def test_schemas_that_others_write_are_understood(
             "'uniqueItems'",
         ),
         ({"type": "string", "pattern": "(?=a)b"}, "not drawn"),
+        ({"minProperties": 1, "properties": {}, "additionalProperties": False}, "Prop"),
         (
             {
                 "$ref": "#/$defs/A",

@@ -91,7 +91,9 @@ class Sampler:
             raise LocalProtocolError(
                 f"expected a schema that finite values fit, got endless ones at {at}"
             )
-        if given is True or not isinstance(given, Mapping):
+        if given is False:
+            raise LocalProtocolError(f"expected a schema that a value fits at {at}")
+        if not isinstance(given, Mapping):
             return None
         schema = self._resolved(cast(_Schema, given), at)
         if "const" in schema:
@@ -289,7 +291,7 @@ class Sampler:
         if others is not False and not properties and depth < _DEEP:
             least = max(least, self._random.randint(0, _ITEMS))
         names: _Schema = {"minLength": 1, **schema.get("propertyNames", {})}
-        for _ in range(20 * least):
+        for _ in range(20 * least if others is not False else 0):
             if len(drawn) >= least:
                 break
             name = str(self._string(names, at, depth))

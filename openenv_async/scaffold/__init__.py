@@ -1,0 +1,12 @@
+"""Makes new packages of environments, and finds what is in one that is there."""
+
+from .folders import importable_target, search_path
+from .making import Names, make_environment, names_of
+
+__all__ = [
+    "Names",
+    "importable_target",
+    "make_environment",
+    "names_of",
+    "search_path",
+]
