@@ -184,6 +184,14 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         """Give back what the environment holds; called once, at the session's end."""
         return None
 
+    @classmethod
+    async def shutdown(cls) -> None:
+        """Give back what the environments of this class share; the default has nothing.
+
+        Called at the end of a server, in each process that has run some of them, after
+        the last one is closed.
+        """
+
     def report_progress(self, fraction: float | None = None, message: str = "") -> None:
         """Tell the caller where a long step stands; callable from any thread.
 
@@ -271,6 +279,8 @@ class EnvironmentSpec:
     target: str = ""
     async_methods: frozenset[str] = frozenset()
     """Which of reset, step, state and close are coroutine functions."""
+    shutdown: Callable[[], Awaitable[None]] | None = None
+    """Gives back what all its environments share, at the end of a server."""
 
     @classmethod
     def of(
@@ -334,6 +344,7 @@ class EnvironmentSpec:
                 for method in ("reset", "step", "state", "close")
                 if inspect.iscoroutinefunction(getattr(environment, method))
             ),
+            shutdown=environment.shutdown,
         )
 
     def with_name(self, name: str) -> EnvironmentSpec:

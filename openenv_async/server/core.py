@@ -18,7 +18,7 @@ from .._aio import SPIN_SESSIONS, SPIN_WINDOW, Spinner, Tasks
 from ..environment import EnvironmentSpec
 from ..errors import LocalProtocolError
 from ..protocol import Channel, ServerProtocol, Session, SessionTable, Work
-from .hosts import METHODS, Host
+from .hosts import METHODS, Host, shut_down
 from .inline import InlineBackend
 from .lag import LagMonitor
 from .retirement import Retirement
@@ -459,6 +459,8 @@ class ServerCore:
         self._threads.close()
         for backend in self._workers.values():
             await backend.aclose()
+        for spec in self.specs.values():
+            await shut_down(spec)
         await self.tasks.aclose()
         await anyio.to_thread.run_sync(self._lag.stop)
         hung = await anyio.to_thread.run_sync(self._threads.join, 1.0)

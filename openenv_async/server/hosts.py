@@ -14,6 +14,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any, Final, Protocol, cast
 
+import anyio
 import msgspec
 
 from .. import messages as m
@@ -28,6 +29,7 @@ __all__ = [
     "Sink",
     "describe",
     "invalid",
+    "shut_down",
     "waited",
 ]
 
@@ -45,6 +47,8 @@ _OPTIONS: Final = 1024 * 1024
 """Largest reset options: untyped values take many times their encoded size."""
 _MEASURED: Final = 8192
 """Bytes of an observation from which its encoding is worth a clock."""
+_SHUTDOWN_PATIENCE: Final = 10.0
+"""Seconds that an environment has to give back what its sessions shared."""
 _TRACEBACK_CHARACTERS: Final = 16_384
 
 _logger = logging.getLogger("openenv_async.server")
@@ -378,6 +382,21 @@ class _Nobody:
 
     def progress(self, fraction: float | None, message: str) -> None:
         """Nobody is there to be told."""
+
+
+async def shut_down(spec: EnvironmentSpec) -> None:
+    """Give back what an environment's sessions shared; what it raises is logged."""
+    if spec.shutdown is None:
+        return
+    with anyio.move_on_after(_SHUTDOWN_PATIENCE) as scope:
+        try:
+            await spec.shutdown()
+        except Exception:  # an environment's own; the server ends all the same
+            _logger.exception("shutting down %r failed", spec.name)
+    if scope.cancelled_caught:
+        _logger.warning(
+            "shutting down %r took more than %s s", spec.name, _SHUTDOWN_PATIENCE
+        )
 
 
 def waited(host: Host) -> float:

@@ -26,7 +26,7 @@ from .._aio import Tasks
 from ..environment import EnvironmentSpec, find_spec
 from ..errors import Executed
 from ..protocol import Outcome, Request
-from .hosts import METHODS, Host
+from .hosts import METHODS, Host, shut_down
 from .inline import InlineBackend
 from .pipe import Begin, Done, Failed, Pipe, Ready, Report, ToWorker, unwrap, wrap
 from .threads import ThreadBackend
@@ -153,6 +153,7 @@ class _Worker:
                 await anyio.sleep(0.01)
         for host in hosts:
             await self._close(host)
+        await shut_down(self._spec)
         self._inline.close()
 
     async def _close(self, host: Host) -> None:

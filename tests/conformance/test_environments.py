@@ -12,6 +12,8 @@ from openenv_async.conformance import run_checks, subject_of
     "target",
     [
         "echo_env",
+        "coding_env",
+        "coding_env?interpreter=cpython",
         "gymnasium_env?id=CartPole-v1",
         "gymnasium_env?id=Pendulum-v1",
         "gymnasium_env?id=FrozenLake-v1",

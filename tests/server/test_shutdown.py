@@ -8,9 +8,11 @@ import threading
 import pytest
 
 from openenv_async import messages as m
+from openenv_async.server import hosts
 from tests.environments import (
     BlockingEnvironment,
     Command,
+    ScriptedEnvironment,
     barriers,
     executions,
     gates,
@@ -145,3 +147,60 @@ async def test_draining_and_closing_twice_is_the_same_as_once() -> None:
         for _ in range(2):
             await server.core.aclose()
         assert journal.count("closed 1") == 1
+
+
+# What environments share
+
+
+class _SharingEnvironment(ScriptedEnvironment):
+    """Its sessions share something, which is given back once."""
+
+    @classmethod
+    async def shutdown(cls) -> None:
+        """Note it in the journal."""
+        journal.append("shut down")
+
+
+class _FailingEnvironment(ScriptedEnvironment):
+    """Cannot give back what it shares."""
+
+    @classmethod
+    async def shutdown(cls) -> None:
+        """Fail."""
+        raise RuntimeError("shared trouble")
+
+
+class _HangingEnvironment(ScriptedEnvironment):
+    """Never comes to an end."""
+
+    @classmethod
+    async def shutdown(cls) -> None:
+        """Hang."""
+        await asyncio.Event().wait()
+
+
+async def test_what_sessions_share_is_given_back_after_the_last_one() -> None:
+    """shutdown() runs once, when every environment of the server is closed."""
+    async with serving(_SharingEnvironment) as server, dial(server) as peer:
+        await begun(peer, 1, 2)
+    assert journal[-1] == "shut down"
+    assert journal.count("shut down") == 1
+    assert {"closed 1", "closed 2"} <= set(journal)
+
+
+async def test_a_failing_shutdown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The server ends all the same, and the log names the environment."""
+    async with serving(_FailingEnvironment):
+        pass
+    assert "shutting down 'scripted' failed" in caplog.text
+    assert "shared trouble" in caplog.text
+
+
+async def test_a_hanging_shutdown_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server waits for a while and ends."""
+    monkeypatch.setattr(hosts, "_SHUTDOWN_PATIENCE", 0.05)
+    async with serving(_HangingEnvironment):
+        pass
+    assert "took more than 0.05 s" in caplog.text

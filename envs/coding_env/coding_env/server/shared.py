@@ -15,8 +15,8 @@ __all__ = ["SharedPool"]
 class SharedPool:
     """A pool with users; it is closed some time after the last of them left.
 
-    It is not closed when the event loop ends without that: the workers end with this
-    process anyway.
+    At the end of a server it is closed at once. Where an event loop ends without that,
+    the workers end with this process.
 
     Args:
         config: What the pool is for.
@@ -60,6 +60,16 @@ class SharedPool:
             return
         loop = asyncio.get_running_loop()
         self._linger = loop.call_later(linger, self._expire)
+
+    @classmethod
+    async def close_idle(cls) -> None:
+        """Close the pools of the running event loop that nobody uses any more."""
+        pools = _pools.get(asyncio.get_running_loop(), {})
+        for shared in list(pools.values()):
+            if shared._linger is not None:
+                shared._linger.cancel()
+                shared._linger = None
+            await shared._close()
 
     def _expire(self) -> None:
         self._tasks.spawn(self._close(), "coding-env-pool-close")
