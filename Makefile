@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-coding test lint format bench images lock clean
+.PHONY: help demo demo-coding test lint format bench images torch lock clean
 
 help: ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,8 @@ demo-coding: $(VENV)/.dev ## Judge all HumanEval tasks, in containers where an e
 
 test: $(VENV)/.dev ## Run the tests; ARGS are pytest's.
 	$(BIN)/python -m pytest $(ARGS)
+
+torch: $(VENV)/.torch ## Install PyTorch, without which a few tests are skipped.
 
 lint: $(VENV)/.dev ## Check style and types.
 	$(BIN)/ruff check .
@@ -70,6 +72,12 @@ $(VENV)/.demo: requirements/demo.txt pyproject.toml $(DEMO_ENVIRONMENTS:=/pyproj
 $(VENV)/.dev: requirements/dev.txt pyproject.toml $(ENVIRONMENTS:=/pyproject.toml) | $(VENV)/.created
 	$(PIP) install --require-hashes -r $<
 	$(call editable,$(ENVIRONMENTS))
+	@touch $@
+
+# For one policy adapter, its tests and one example: not in the lock, because on most
+# machines it brings gigabytes.
+$(VENV)/.torch: | $(VENV)/.dev
+	$(PIP) install 'torch==2.13.0'
 	@touch $@
 
 $(VENV)/.created:

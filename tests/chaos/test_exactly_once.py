@@ -21,6 +21,7 @@ from openenv_async import (
     StepResult,
 )
 from openenv_async.client import Failure
+from openenv_async.client.transport import WebSocket
 from tests.chaos.proxy import Fate, Proxy, Side, proxied
 from tests.clients import ScriptedEnv, asleep, connections, holding
 from tests.environments import (
@@ -206,7 +207,7 @@ async def test_a_step_in_the_turn_in_which_the_server_closes_is_sent_again() -> 
         await env.reset()
         assert env._connection is not None
         socket = env._connection._socket
-        assert socket is not None
+        assert isinstance(socket, WebSocket)
         assert socket._transport is not None
         # What the loop does at the end of the stream; the rest comes in the next turn.
         socket.eof_received()

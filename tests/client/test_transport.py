@@ -38,7 +38,9 @@ class _Side:
             "lost": self.lost.append,
         }
         endpoint = Endpoint.parse(f"ws://127.0.0.1:{port}")
-        return await open_websocket(endpoint, **(arguments | options))
+        socket = await open_websocket(endpoint, **(arguments | options))
+        assert isinstance(socket, WebSocket)
+        return socket
 
     def _resumed(self) -> None:
         self.writable += 1

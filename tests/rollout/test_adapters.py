@@ -1,18 +1,14 @@
-"""Random and scripted policies, a chat model over HTTP, a PyTorch module."""
+"""Random and scripted policies, a chat model over HTTP."""
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import anyio
 import msgspec
 import pytest
-import torch
 
-from openenv_async import Action, Array, LocalProtocolError
+from openenv_async import Action, LocalProtocolError
 from openenv_async.rollout import (
     EpisodeContext,
     PolicyFailure,
@@ -20,11 +16,9 @@ from openenv_async.rollout import (
     Terminated,
 )
 from openenv_async.rollout.adapters import (
-    Categorical,
     ChatPolicy,
     RandomPolicy,
     ScriptedPolicy,
-    TorchPolicy,
 )
 from tests.environments import Command, Report
 from tests.rollout.chat_server import chat_serving
@@ -58,6 +52,23 @@ async def test_random_actions_fit_their_type() -> None:
     assert {move.direction for move in moves} == {"left", "right"}
     assert {move.steps for move in moves} == {1, 2, 3}
     assert all(0 <= move.speed <= 1 for move in moves)
+
+
+async def test_random_leaves_defaults_alone() -> None:
+    """Fields that an agent need not know keep theirs, unless there are no others."""
+
+    class Optional(Action):
+        note: str = ""
+
+    episode = _context()
+    moves = [await RandomPolicy(Move).act(None, episode) for _ in range(20)]
+    assert {(move.speed, move.note) for move in moves} == {(0.0, None)}
+    all_of_it = RandomPolicy(Move, optional=1.0)
+    moves = [await all_of_it.act(None, _context("o")) for _ in range(20)]
+    assert len({move.speed for move in moves}) > 1
+    policy = RandomPolicy(Optional)
+    notes = {(await policy.act(None, _context(seed=seed))).note for seed in range(20)}
+    assert len(notes) > 1
 
 
 async def test_random_actions_are_the_episodes_own() -> None:
@@ -244,107 +255,3 @@ async def test_a_chat_client_may_be_given() -> None:
         assert not client.is_closed()
         await client.close()
         await policy.aclose()
-
-
-# PyTorch
-
-
-def _encode(observations: Sequence[Report]) -> torch.Tensor:
-    return torch.tensor([[float(observation.count)] for observation in observations])
-
-
-def _text(number: int) -> Command:
-    return Command(text=str(number))
-
-
-class _Net(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.policy = torch.nn.Linear(1, 4)
-        self.value = torch.nn.Linear(1, 1)
-
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.policy(features), self.value(features)
-
-
-@pytest.mark.parametrize("threaded", [True, False])
-async def test_a_module_plays(threaded: bool) -> None:
-    """In batches, with log-probabilities and values, the same in every run."""
-    net = _Net()
-    runs: list[list[tuple[str, list[str]]]] = []
-    episodes: list[ScriptedEpisode] = []
-    async with serving() as server:
-        for size in (1, 6):
-            policy: TorchPolicy[Report, Command] = TorchPolicy(
-                net, encode=_encode, decode=Categorical(_text), threaded=threaded
-            )
-            episodes = await collected(server, policy, tasks_of(6, length=5), size=size)
-            for episode in episodes:
-                for step in episode.steps:
-                    assert step.action.text == str(step.extras["choice"])
-                    assert isinstance(step.extras["value"], float)
-            runs.append(
-                sorted(
-                    (episode.id, [step.action.text for step in episode.steps])
-                    for episode in episodes
-                )
-            )
-    assert runs[0] == runs[1]
-    assert len({text for _, texts in runs[0] for text in texts}) > 1
-    first = episodes[0].steps[0]
-    logits = net(torch.tensor([[0.0]]))[0].detach()
-    expected = torch.log_softmax(logits.double(), dim=-1)[0, int(first.action.text)]
-    assert first.extras["logprob"] == pytest.approx(float(expected))
-
-
-async def test_a_module_computes_without_gradients_in_a_thread() -> None:
-    """The loop goes on meanwhile, and the lock keeps trainers out."""
-    seen: list[tuple[bool, bool, bool]] = []
-    main = threading.get_ident()
-
-    def module(features: torch.Tensor) -> torch.Tensor:
-        seen.append(
-            (
-                torch.is_grad_enabled(),
-                threading.get_ident() == main,
-                policy.lock.locked(),
-            )
-        )
-        return torch.zeros(len(features), 2)
-
-    policy: TorchPolicy[Report, Command] = TorchPolicy(
-        module, encode=_encode, decode=Categorical(_text)
-    )
-    await policy.act_batch([Report()], [_context()])
-    assert seen == [(False, False, True)]
-    assert not policy.lock.locked()
-
-
-def test_categorical_follows_the_probabilities() -> None:
-    """Over many episodes, each number comes as often as its logit says."""
-    logits = torch.log(torch.tensor([[0.1, 0.6, 0.3]])).repeat(3000, 1)
-    episodes = [_context(seed=seed) for seed in range(3000)]
-    decisions = Categorical(_text)(logits, episodes)
-    counts = [
-        sum(decision.action.text == str(number) for decision in decisions) / 3000
-        for number in range(3)
-    ]
-    assert counts == pytest.approx([0.1, 0.6, 0.3], abs=0.03)
-    first = decisions[0].extras
-    expected = [math.log(0.1), math.log(0.6), math.log(0.3)]
-    assert first["logprob"] == pytest.approx(expected[int(str(first["choice"]))])
-
-
-def test_categorical_may_be_greedy() -> None:
-    """Then it takes the most likely one, and no random number."""
-    logits = torch.tensor([[0.0, 5.0], [5.0, 0.0]])
-    chosen = Categorical(_text, greedy=True)(logits, [_context(), _context()])
-    assert [decision.action.text for decision in chosen] == ["1", "0"]
-
-
-def test_arrays_feed_a_module() -> None:
-    """An observation's array becomes a tensor without going through Python."""
-    array = Array.of([[1.0, 2.0]])
-    tensor = torch.from_numpy(array.numpy().copy())
-    assert tensor.tolist() == [[1.0, 2.0]]

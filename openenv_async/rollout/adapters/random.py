@@ -27,12 +27,20 @@ class RandomPolicy(Generic[ActT]):
     Args:
         action: The type, such as `EchoAction`; or a schema as a server's `/schema`
             shows it, with which actions are plain values.
+        optional: Share of the fields with a default that are drawn all the same. None
+            draws none of them, unless a type has no others.
 
     Raises:
         LocalProtocolError: The type has no JSON Schema.
     """
 
-    def __init__(self, action: type[ActT] | UnionType | Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        action: type[ActT] | UnionType | Mapping[str, Any],
+        *,
+        optional: float | None = None,
+    ) -> None:
+        self._optional = optional
         self._schema: Mapping[str, Any]
         self._type: Any = None
         if isinstance(action, Mapping):
@@ -59,10 +67,25 @@ class RandomPolicy(Generic[ActT]):
     def _draw(self, episode: EpisodeContext) -> ActT:
         sampler: Sampler | None = episode.memory.get("sampler")
         if sampler is None:
-            sampler = Sampler(self._schema, seed=episode.policy_seed)
+            optional = self._optional
+            if optional is None:
+                optional = 0.0 if _has_required(self._schema, self._schema) else 0.5
+            sampler = Sampler(self._schema, seed=episode.policy_seed, optional=optional)
             episode.memory["sampler"] = sampler
         value = sampler.sample()
         if self._type is not None:
             # Through the wire's encoding, which knows arrays and binary data.
             value = msgspec.msgpack.decode(MSGPACK.encode(value), type=self._type)
         return cast(ActT, value)
+
+
+def _has_required(schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
+    """Whether an object of this schema, or of each of several, has to have a field."""
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        name = reference.rpartition("/")[2]
+        return _has_required(root.get("$defs", {}).get(name, {}), root)
+    kinds = schema.get("anyOf", schema.get("oneOf"))
+    if kinds:
+        return all(_has_required(kind, root) for kind in kinds)
+    return bool(schema.get("required")) or "properties" not in schema

@@ -1,0 +1,34 @@
+"""Runs on disk: what writes episodes, reads them, and goes on after a crash."""
+
+from .manifest import EnvironmentRecord, EpisodeFormat, Manifest, distribution_versions
+from .reader import Run, open_run
+from .recording import record_episodes
+from .replaying import Difference, ReplayReport, replay
+from .rows import Summary
+from .running import Rollout, RolloutPlan, rollout
+from .summary import Distribution, RunSummary, Tally, summarise
+from .tasks import read_tasks
+from .writer import RunWriter
+
+__all__ = [
+    "Difference",
+    "Distribution",
+    "EnvironmentRecord",
+    "EpisodeFormat",
+    "Manifest",
+    "ReplayReport",
+    "Rollout",
+    "RolloutPlan",
+    "Run",
+    "RunSummary",
+    "RunWriter",
+    "Summary",
+    "Tally",
+    "distribution_versions",
+    "open_run",
+    "read_tasks",
+    "record_episodes",
+    "replay",
+    "rollout",
+    "summarise",
+]

@@ -1,0 +1,226 @@
+"""A whole rollout to disk: servers, sessions, a policy, a collector and a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, final
+
+import anyio.to_thread
+import msgspec
+
+from ...client import EnvBatch, GenericEnv
+from ...client.description import describe
+from ...errors import LocalProtocolError
+from ...providers import LocalProvider, Provider
+from ...providers.docker import DockerProvider
+from ...providers.fleet import Fleet
+from ..collector import Collector
+from ..episodes import (
+    EnvironmentFailure,
+    Episode,
+    InfrastructureFailure,
+    PolicyFailure,
+)
+from ..options import CollectorOptions
+from ..policies import AnyPolicy
+from ..starts import TasksLike
+from .manifest import (
+    EnvironmentRecord,
+    EpisodeFormat,
+    Manifest,
+    check_new,
+    read_manifest,
+)
+from .policies import ChatSettings, policy_from_spec
+from .recording import record_episodes
+from .writer import RunWriter
+
+__all__ = ["Rollout", "RolloutPlan", "rollout"]
+
+
+class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to play, with what, and where the episodes go."""
+
+    folder: Path
+    """The run directory."""
+    target: str = ""
+    """The address of a server, or what `openenv-async serve` takes."""
+    image: str = ""
+    """A container image to start instead of a target on this machine."""
+    environment: str | None = None
+    """Which of the server's environments; None takes its default."""
+    policy: str = "random"
+    """See `policy_from_spec`."""
+    chat: ChatSettings = ChatSettings()
+    tasks: TasksLike = 1
+    tasks_label: str = ""
+    """What the manifest says about the tasks."""
+    options: CollectorOptions = CollectorOptions()
+    """How; `concurrency` is the number of sessions."""
+    replicas: int = 1
+    """Servers to start."""
+    episode_format: EpisodeFormat = "jsonl"
+    resume: bool = False
+    retry_failed: bool = False
+    """On resuming, play again what failed, whyever."""
+    token: str | None = None
+    variables: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Environment variables for servers that are started."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the server runs already."""
+        return "://" in self.target
+
+
+_FAILED: Final = tuple(
+    str(kind.__struct_config__.tag)
+    for kind in (EnvironmentFailure, PolicyFailure, InfrastructureFailure)
+)
+
+
+@final
+class Rollout:
+    """A rollout that is ready to begin; made by `rollout`."""
+
+    def __init__(self, collector: Collector[Any, Any], writer: RunWriter) -> None:
+        self.collector = collector
+        self.writer = writer
+        self.resumed = len(writer)
+        """Episodes that the run had before."""
+
+    async def play(
+        self, *, recorded: Callable[[Episode[Any, Any]], None] | None = None
+    ) -> int:
+        """Play what is missing; returns how many episodes were recorded.
+
+        `collector.cancel()` ends it early, with all finished episodes recorded.
+
+        Args:
+            recorded: Called with each episode that is there to stay.
+
+        Raises:
+            StorageFull: No room is left; what was recorded is intact.
+            OpenEnvError: No session is left and none can be opened.
+        """
+        return await record_episodes(self.collector, self.writer, recorded=recorded)
+
+
+@contextlib.asynccontextmanager
+async def rollout(plan: RolloutPlan) -> AsyncGenerator[Rollout, None]:
+    """Start servers, open sessions and the run; everything ends with the context.
+
+    Raises:
+        RunError: There is a run already and it is not to be resumed, or another reason
+            of `RunWriter`.
+        OpenEnvError: The environment cannot be reached or started.
+        LocalProtocolError: The policy's name is none.
+    """
+    if plan.replicas > (plan.options.concurrency or 1) or (
+        plan.replicas > 1 and plan.is_remote
+    ):
+        raise LocalProtocolError(
+            "expected no more replicas than episodes at a time, and one for a server "
+            f"that runs already, got {plan.replicas}"
+        )
+    found = await anyio.to_thread.run_sync(read_manifest, plan.folder)
+    if not plan.resume:
+        # Before servers are started for nothing.
+        check_new(found, plan.folder)
+    async with contextlib.AsyncExitStack() as stack:
+        batch = await _open_batch(plan, stack)
+        record = await _record(plan, batch)
+        # In a thread, because it may read files.
+        policy = await anyio.to_thread.run_sync(
+            lambda: policy_from_spec(plan.policy, record, chat=plan.chat)
+        )
+        await _enter(stack, policy)
+        writer = await stack.enter_async_context(
+            RunWriter(
+                plan.folder,
+                _manifest(plan, record),
+                resume=plan.resume,
+                forget=_FAILED if plan.retry_failed else (),
+            )
+        )
+        options = msgspec.structs.replace(plan.options, skip=writer.__contains__)
+        collector = Collector(batch, policy, plan.tasks, options)
+        await stack.enter_async_context(collector)
+        yield Rollout(collector, writer)
+
+
+async def _open_batch(
+    plan: RolloutPlan, stack: contextlib.AsyncExitStack
+) -> EnvBatch[Any, Any, Any]:
+    size = plan.options.concurrency or 1
+    place: dict[str, Any] = {"url": plan.target}
+    if not plan.is_remote:
+        provider: Provider = (
+            DockerProvider(plan.image)
+            if plan.image
+            else LocalProvider(plan.target, environment=plan.variables)
+        )
+        place = {"provider": provider}
+        if plan.replicas > 1:
+            fleet = Fleet(
+                provider,
+                replicas=plan.replicas,
+                sessions_per_replica=-(-size // plan.replicas),
+            )
+            place = {"provider": await stack.enter_async_context(fleet)}
+    batch = GenericEnv.batch(
+        size=size,
+        environment=plan.environment,
+        token=plan.token,
+        owner="rollout",
+        **place,
+    )
+    return await stack.enter_async_context(batch)
+
+
+async def _record(
+    plan: RolloutPlan, batch: EnvBatch[Any, Any, Any]
+) -> EnvironmentRecord:
+    description = await describe(
+        batch.servers[0].url, environment=batch.environment, token=plan.token
+    )
+    return EnvironmentRecord.of(description, target=plan.target, image=plan.image)
+
+
+async def _enter(stack: contextlib.AsyncExitStack, policy: AnyPolicy[Any, Any]) -> None:
+    """Open a policy that is a context manager, as those with connections are."""
+    if isinstance(policy, contextlib.AbstractAsyncContextManager):
+        await stack.enter_async_context(policy)
+
+
+def _manifest(plan: RolloutPlan, record: EnvironmentRecord) -> Manifest:
+    options = plan.options
+    config: Mapping[str, object] = {
+        "policy": plan.policy,
+        "group_size": options.group_size,
+        "group_seeds": options.group_seeds,
+        "max_steps": options.max_steps,
+    }
+    if plan.policy.startswith("chat:"):
+        chat = msgspec.to_builtins(plan.chat)
+        # A secret, and an address that may change, decide nothing.
+        del chat["api_key"], chat["base_url"]
+        config = {**config, "chat": chat}
+    runtime: dict[str, object] = {
+        "tasks": plan.tasks_label or str(plan.tasks),
+        "concurrency": options.concurrency,
+        "replicas": plan.replicas,
+        "step_timeout": options.step_timeout,
+        "episode_timeout": options.episode_timeout,
+        "policy_timeout": options.policy_timeout,
+        "retries": options.retries,
+    }
+    return Manifest(
+        environment=record,
+        seed=options.seed,
+        config=dict(config),
+        runtime=runtime,
+        episode_format=plan.episode_format,
+    )

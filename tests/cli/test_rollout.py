@@ -1,0 +1,265 @@
+"""`openenv-async rollout` plays, keeps, goes on, and ends as it says."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openenv_async.rollout.runs import open_run
+from tests.chaos.processes import SCRIPTED, running
+from tests.cli.commands import Outcome
+from tests.cli.run_commands import (
+    ENVIRONMENT,
+    actions_file,
+    run_command,
+    run_json,
+)
+from tests.rollout.runs import write_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+_CARTPOLE = "gymnasium_env?id=CartPole-v1"
+
+
+# To disk and back
+
+
+@pytest.mark.parametrize("episode_format", ["jsonl", "parquet"])
+def test_cartpole_goes_to_disk_and_can_be_replayed(
+    tmp_path: Path, episode_format: str
+) -> None:
+    """Episodes of a Gymnasium environment are recorded, shown and reproduced."""
+    run = str(tmp_path / "run")
+    policy = actions_file(tmp_path, {"action": 0}, {"action": 1})
+    result = run_json(
+        *("rollout", _CARTPOLE, "--policy", policy, "--tasks", "6"),
+        *("--group-size", "2", "-c", "4", "--out", run, "--format", episode_format),
+    )
+    assert (result["recorded"], result["episodes"], result["failed"]) == (12, 12, 0)
+    assert result["statistics"]["outcomes"] == {"terminated": 12}
+    assert result["statistics"]["bottleneck"]["bound_by"]
+
+    episodes = {episode.id: episode for episode in open_run(run)}
+    assert set(episodes) == {f"{task}/{index}" for task in range(6) for index in (0, 1)}
+    assert len({episode.seed for episode in episodes.values()}) == 12
+    first = episodes["0/0"]
+    assert first.initial_observation is not None
+    assert first.initial_observation["observation"].shape == (4,)
+    assert first.return_ == first.length > 5
+
+    shown = run_command("show", run).stdout
+    assert "12 of 6 tasks" in shown
+    assert re.search(r"terminated\s+12", shown)
+    steps = run_command("show", run, "--episode", "0/0").stdout
+    assert len(re.findall(r'\{"action":[01]', steps)) == first.length
+    assert "<f4[4]" in steps
+
+    report = run_json("replay", run)
+    assert report["episodes"] == 12
+    assert report["steps"] == sum(episode.length for episode in episodes.values())
+    assert report["differing"] == 0
+
+
+# Going on
+
+
+def test_resuming_plays_what_is_missing(tmp_path: Path) -> None:
+    """A second command with more tasks plays only the new ones; none is there twice."""
+    run = str(tmp_path / "run")
+    arguments = ("echo_env", "--max-steps", "3", "--out", run, "--group-size", "2")
+    run_command("rollout", *arguments, "--tasks", "3")
+    before = {episode.id: episode.session for episode in open_run(run)}
+    refused = run_command("rollout", *arguments, "--tasks", "5", status=2)
+    assert "expected no run at" in refused.stderr
+    result = run_json("rollout", *arguments, "--tasks", "5", "--resume")
+    assert (result["recorded"], result["episodes"]) == (4, 10)
+    after = {episode.id: episode.session for episode in open_run(run)}
+    assert len(list(open_run(run).summaries())) == len(after) == 10
+    assert after.items() >= before.items()
+    nothing = run_json("rollout", *arguments, "--tasks", "5", "--resume")
+    assert (nothing["recorded"], nothing["episodes"]) == (0, 10)
+    other = run_command("rollout", *arguments, "--resume", "--seed", "1", status=2)
+    assert "expected seed 0 as in the run" in other.stderr
+
+
+def test_a_partly_recorded_group_is_completed(tmp_path: Path) -> None:
+    """Of a group only the episodes that are missing are played, with their seeds."""
+    run = tmp_path / "run"
+    arguments = ("echo_env", "--max-steps", "2", "--group-size", "4")
+    run_command("rollout", *arguments, "--out", str(run), "--tasks", "2")
+    whole = {episode.id: episode.seed for episode in open_run(run)}
+    (path,) = run.glob("*.zst")
+    half = [episode for episode in open_run(run) if episode.group_index % 2]
+    path.unlink()
+    manifest = (run / "manifest.json").read_bytes()
+    (run / "manifest.json").unlink()
+    write_run(run, half)
+    (run / "manifest.json").write_bytes(manifest)
+    result = run_json(
+        "rollout", *arguments, "--out", str(run), "--tasks", "2", "--resume"
+    )
+    assert (result["recorded"], result["episodes"]) == (4, 8)
+    assert {episode.id: episode.seed for episode in open_run(run)} == whole
+
+
+def test_what_failed_is_played_again_when_asked(tmp_path: Path) -> None:
+    """--retry-failed replaces failures; without it they stay as they are."""
+    run = str(tmp_path / "run")
+    policy = actions_file(tmp_path, {"do": "fail", "text": "broken"})
+    arguments = (SCRIPTED, "--policy", policy, "--tasks", "2", "--out", run)
+    done = run_command("rollout", *arguments, status=1)
+    assert "2 environment_failed: ValueError" in done.stdout
+    shown = run_command("show", run, "--episode", "0/0").stdout
+    assert "environment_failed: ValueError" in shown
+    assert "broken" in shown
+    assert run_json("rollout", *arguments, "--resume")["recorded"] == 0
+    actions_file(tmp_path, {"do": "truncate"})
+    again = ("--resume", "--retry-failed")
+    assert run_json("rollout", *arguments, *again)["recorded"] == 2
+    assert run_json("show", run)["summary"]["outcomes"] == {"truncated: environment": 2}
+    misused = run_command("rollout", *arguments, "--retry-failed", status=2)
+    assert "expected --resume" in misused.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    """What was finished is there, the rest is resumable, and no server is left."""
+    run = tmp_path / "run"
+    arguments = [
+        *("-m", "openenv_async.cli", "rollout", "echo_env", "--tasks", "100000"),
+        *("--max-steps", "20", "--out", str(run)),
+    ]
+    with running(arguments, tmp_path, ENVIRONMENT) as process:
+        end = time.monotonic() + 30
+        while not list(run.glob("episodes-*")) or not any(open_run(run).summaries()):
+            assert time.monotonic() < end, process.output()
+            time.sleep(0.02)
+        process.signal(number)
+        assert process.wait(30) == 128 + number
+        output = process.output()
+    assert "go on with: openenv-async rollout echo_env" in output
+    assert "--resume" in output
+    summaries = list(open_run(run).summaries())
+    assert f"has {len(summaries)}\n" in output
+    assert all(summary.reason == "max_steps" for summary in summaries)
+    result = run_json(
+        *("rollout", "echo_env", "--tasks", "3", "--max-steps", "20", "--resume"),
+        *("--out", str(run)),
+    )
+    assert result["recorded"] + len(summaries) == result["episodes"]
+
+
+def test_a_killed_rollout_goes_on(tmp_path: Path) -> None:
+    """After SIGKILL the run has all that was acknowledged, and can be resumed."""
+    run = tmp_path / "run"
+    arguments = ["rollout", "echo_env", "--max-steps", "10", "--out", str(run)]
+    command = ["-m", "openenv_async.cli", *arguments, "--tasks", "5000"]
+    with running(command, tmp_path, ENVIRONMENT) as process:
+        end = time.monotonic() + 30
+        while not list(run.glob("episodes-*")) or not any(open_run(run).summaries()):
+            assert time.monotonic() < end, process.output()
+            time.sleep(0.02)
+        process.kill()
+    before = {summary.id: summary.session for summary in open_run(run).summaries()}
+    assert before
+    result = run_json(*arguments, "--tasks", "200", "--resume")
+    after = [(summary.id, summary.session) for summary in open_run(run).summaries()]
+    assert len(after) == len(dict(after)) == result["episodes"] >= 200
+    assert dict(after).items() >= before.items()
+
+
+def test_a_second_rollout_into_the_same_run_is_refused(tmp_path: Path) -> None:
+    """While one writes, another one is told its process."""
+    run = tmp_path / "run"
+    common = ("rollout", "echo_env", "--tasks", "100000", "--out", str(run))
+    command = ["-m", "openenv_async.cli", *common, "--max-steps", "9"]
+    with running(command, tmp_path, ENVIRONMENT) as process:
+        end = time.monotonic() + 30
+        while not list(run.glob("episodes-*")):
+            assert time.monotonic() < end, process.output()
+            time.sleep(0.02)
+        refused = run_command(*common, "--max-steps", "9", "--resume", status=2)
+        assert f"got process {process.pid} writing to it" in refused.stderr
+        process.signal(signal.SIGINT)
+        process.wait(30)
+
+
+# Tasks, servers, mistakes
+
+
+def test_tasks_come_from_a_file(tmp_path: Path) -> None:
+    """Ids, seeds, options and metadata of the file are the episodes'."""
+    tasks, run = tmp_path / "tasks.jsonl", tmp_path / "run"
+    tasks.write_text(
+        '{"id": "easy", "seed": 5, "options": {"length": 2}, "metadata": {"k": 1}}\n'
+        '{"id": "hard", "options": {"length": 4}}\n'
+    )
+    policy = actions_file(tmp_path, {"do": "count"})
+    run_command(
+        *("rollout", SCRIPTED, "--policy", policy, "--tasks", str(tasks)),
+        *("--out", str(run)),
+    )
+    easy, hard = (open_run(run).episode(f"{name}/0") for name in ("easy", "hard"))
+    assert (easy.length, hard.length) == (2, 4)
+    assert easy.seed == 5
+    assert easy.task.metadata == {"k": 1}
+    assert easy.initial_observation is not None
+    assert easy.initial_observation["text"] == "seed 5"
+
+
+def test_a_running_server_is_used(tmp_path: Path) -> None:
+    """With an address nothing is started, and replay finds the server by itself."""
+    serve = [
+        *("-m", "openenv_async.cli", "serve", "echo_env", "--uds", str(tmp_path / "s"))
+    ]
+    url, run = f"ws+unix://{tmp_path / 's'}", str(tmp_path / "run")
+    with running(serve, tmp_path) as server:
+        server.line("serving ")
+        run_command("rollout", url, "--tasks", "4", "--max-steps", "2", "--out", run)
+        assert open_run(run).manifest.environment.target == url
+        assert run_json("replay", run)["steps"] == 8
+    failed = run_command("replay", run, status=1)
+    assert str(tmp_path / "s") in failed.stderr
+
+
+def test_several_servers_share_the_sessions(tmp_path: Path) -> None:
+    """--replicas starts so many servers, and all episodes come."""
+    run = str(tmp_path / "run")
+    result = run_json(
+        *("rollout", SCRIPTED, "--replicas", "2", "-c", "4", "--tasks", "8"),
+        *("--policy", actions_file(tmp_path, {"do": "pid"}), "--max-steps", "1"),
+        *("--out", run),
+    )
+    assert result["recorded"] == 8
+    pids = {episode.steps[0].observation["text"] for episode in open_run(run)}
+    assert len(pids) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rollout",), "expected an environment or --image"),
+        (("rollout", "echo_env", "--policy", "x"), "expected a policy as"),
+        (("rollout", "echo_env", "--sampling", "["), "a JSON object"),
+        (("rollout", "echo_env", "--tasks", "nowhere"), "a file of tasks"),
+        (("rollout", "echo_env", "--replicas", "99"), "no more replicas than"),
+        (("rollout", "ws://x", "--replicas", "2"), "one for a server that runs"),
+        (("rollout", "no_such_env"), "importable package"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(
+    tmp_path: Path,
+    command: Callable[..., Outcome],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    """A wrong name, option or file is no traceback."""
+    outcome = command(*arguments, "--out", str(tmp_path / "run"))
+    assert outcome.status in (1, 2)
+    assert message in outcome.errors
+    assert "openenv-async: expected" in outcome.errors
