@@ -64,7 +64,8 @@ async def test_random_leaves_defaults_alone() -> None:
     moves = [await RandomPolicy(Move).act(None, episode) for _ in range(20)]
     assert {(move.speed, move.note) for move in moves} == {(0.0, None)}
     all_of_it = RandomPolicy(Move, optional=1.0)
-    moves = [await all_of_it.act(None, _context("o")) for _ in range(20)]
+    other = _context("o")
+    moves = [await all_of_it.act(None, other) for _ in range(20)]
     assert len({move.speed for move in moves}) > 1
     policy = RandomPolicy(Optional)
     notes = {(await policy.act(None, _context(seed=seed))).note for seed in range(20)}
