@@ -56,7 +56,7 @@ class SharedPool:
         if self._users:
             return
         if not linger:
-            await self._close()
+            await self.close_if_idle()
             return
         loop = asyncio.get_running_loop()
         self._linger = loop.call_later(linger, self._expire)
@@ -66,17 +66,18 @@ class SharedPool:
         """Close the pools of the running event loop that nobody uses any more."""
         pools = _pools.get(asyncio.get_running_loop(), {})
         for shared in list(pools.values()):
-            if shared._linger is not None:
-                shared._linger.cancel()
-                shared._linger = None
-            await shared._close()
+            await shared.close_if_idle()
 
     def _expire(self) -> None:
-        self._tasks.spawn(self._close(), "coding-env-pool-close")
+        self._tasks.spawn(self.close_if_idle(), "coding-env-pool-close")
 
-    async def _close(self) -> None:
+    async def close_if_idle(self) -> None:
+        """Close the pool, unless somebody uses it."""
         if self._users:
             return
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         # First, so that whoever comes now gets another one.
         pools = _pools.get(asyncio.get_running_loop(), {})
         pools.pop(self.pool.config, None)
