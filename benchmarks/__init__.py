@@ -9,8 +9,12 @@ modules:
 - `processes` and `rounds` start them and make them take turns;
 - `results`, `floors` and `report` say what came out.
 
-`cases`, `meter`, `worker` and `openenv_*` import nothing beyond the standard library
-(and OpenEnv itself), because OpenEnv's virtual environment runs them too.
+`python -m benchmarks.containers` does the same for containers, fleet and coding
+environment, in modules `container_*`.
+
+`cases`, `container_cases`, `meter`, `worker`, `openenv_*` and `container_openenv*`
+import nothing beyond the standard library (and OpenEnv itself), because OpenEnv's
+virtual environment, or its image, runs them too.
 """
 
 __all__: list[str] = []

@@ -11,12 +11,23 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-__all__ = ["IMAGE_SHAPE", "MESSAGE", "Case", "Mode", "Payload", "scenarios"]
+__all__ = [
+    "IMAGE_SHAPE",
+    "MESSAGE",
+    "Case",
+    "ContainerMode",
+    "Mode",
+    "Payload",
+    "scenarios",
+]
 
 Mode: TypeAlias = Literal["awaited", "batch", "connect", "idle"]
 """`awaited` is one coroutine per session, `batch` one call for all of them."""
 
-Payload: TypeAlias = Literal["text", "image", "list", "base64", "cartpole"]
+ContainerMode: TypeAlias = Literal["start", "place", "spare", "reset", "paced"]
+"""Of `benchmarks.containers`, see `container_cases`."""
+
+Payload: TypeAlias = Literal["text", "image", "list", "base64", "cartpole", "code"]
 """`list` and `base64` are the two ways of an image through OpenEnv's JSON."""
 
 MESSAGE = "What is the capital of France? The answer is Paris."
@@ -31,7 +42,7 @@ class Case:
     """One measurement of one contender."""
 
     contender: str
-    mode: Mode
+    mode: Mode | ContainerMode
     sessions: int
     sockets: int = 0
     """How many sockets carry the sessions; 0 is what the contender does by itself."""

@@ -41,7 +41,8 @@ class Job:
 
     case: Case
     url: str
-    """Where the contender's server listens, in the contender's own notation."""
+    """Where the contender's server listens, in the contender's own notation; for a case
+    that starts its server, the image."""
     server_pid: int
     """Whose CPU and memory are charged; 0 where there is no server."""
     seconds: float

@@ -20,7 +20,7 @@ from benchmarks.cases import MESSAGE
 from benchmarks.meter import Job, Metrics, Step, measure, repeat, resident_bytes
 from benchmarks.worker import serve_jobs
 
-__all__ = ["run"]
+__all__ = ["clients_of", "run"]
 
 _PATIENCE = 60.0
 """Connecting a thousand sessions at once takes it longer than its default of 10 s."""
@@ -35,19 +35,19 @@ async def run(job: Job) -> Metrics:
 
         async def attempt() -> float:
             begin = time.perf_counter()
-            async with _clients(job.url, sessions):
+            async with clients_of(job.url, sessions):
                 return time.perf_counter() - begin
 
         return await repeat(job, attempt)
     url = job.url if job.case.payload == "text" else f"{job.url}/image"
-    async with _clients(url, sessions) as clients:
+    async with clients_of(url, sessions) as clients:
         return await measure(job, [_step(client, job) for client in clients])
 
 
 async def _idle(job: Job) -> Metrics:
-    async with _clients(job.url, 1):
+    async with clients_of(job.url, 1):
         before = resident_bytes(job.server_pid)
-        async with _clients(job.url, job.case.sessions):
+        async with clients_of(job.url, job.case.sessions):
             await asyncio.sleep(job.warmup)
             grown = resident_bytes(job.server_pid) - before
     return {"bytes_per_session": grown / job.case.sessions}
@@ -69,7 +69,7 @@ def _step(client: GenericEnvClient, job: Job) -> Step:
 
 
 @contextlib.asynccontextmanager
-async def _clients(url: str, count: int) -> AsyncIterator[list[GenericEnvClient]]:
+async def clients_of(url: str, count: int) -> AsyncIterator[list[GenericEnvClient]]:
     """Connect and reset `count` sessions at once, and close them at once."""
     clients = [
         GenericEnvClient(

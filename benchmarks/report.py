@@ -10,9 +10,8 @@ from benchmarks.floors import Verdict, best_ceiling, ratio, verdicts
 from benchmarks.processes import BenchmarkError
 from benchmarks.rounds import Outcome
 
-__all__ = ["markdown", "write_between_markers"]
+__all__ = ["markdown", "short", "table", "write_between_markers"]
 
-_START, _END = "<!-- bench:start -->", "<!-- bench:end -->"
 _CALLS = {"awaited": "`await env.step`", "batch": "`batch.step`"}
 _MISSING = "n/a"
 
@@ -37,18 +36,24 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def write_between_markers(page: Path, text: str) -> None:
-    """Replace what stands between the markers of a page.
+def write_between_markers(page: Path, text: str, *, name: str = "bench") -> None:
+    """Replace what stands between two markers of a page.
+
+    Args:
+        page: The page.
+        text: What stands there from now on.
+        name: Which markers.
 
     Raises:
         BenchmarkError: The page has no markers.
     """
+    opening, closing = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     content = page.read_text(encoding="utf-8")
-    before, start, rest = content.partition(_START)
-    _, end, after = rest.partition(_END)
+    before, start, rest = content.partition(opening)
+    _, end, after = rest.partition(closing)
     if not start or not end:
-        raise BenchmarkError(f"expected {_START} and {_END} in {page}")
-    page.write_text(f"{before}{_START}\n{text}{_END}{after}", encoding="utf-8")
+        raise BenchmarkError(f"expected {opening} and {closing} in {page}")
+    page.write_text(f"{before}{start}\n{text}{end}{after}", encoding="utf-8")
 
 
 def _heading(results: Mapping[str, Any]) -> str:
@@ -71,7 +76,7 @@ def _heading(results: Mapping[str, Any]) -> str:
 
 def _floors(found: Iterable[Verdict]) -> str:
     head = ("against OpenEnv 0.10.0", "floor", "go for", "measured", "floor", "goal")
-    return _table(head, [_floor_row(verdict) for verdict in found])
+    return table(head, [_floor_row(verdict) for verdict in found])
 
 
 def _floor_row(verdict: Verdict) -> tuple[str, ...]:
@@ -79,7 +84,7 @@ def _floor_row(verdict: Verdict) -> tuple[str, ...]:
     scale = 1024 if floor.metric == "bytes_per_session" else 1
     sign, unit = ("", " times") if floor.theirs else ("under ", "")
     asked = [f"{sign}{limit / scale:g}{unit}" for limit in (floor.floor, floor.goal)]
-    value = _number(verdict.value, lambda v: f"{_short(v / scale)}{unit}")
+    value = _number(verdict.value, lambda v: f"{short(v / scale)}{unit}")
     if floor.ceiling is not None:
         asked = [
             f"{text}, {share:.0%} of the ceiling" if share else text
@@ -126,7 +131,7 @@ def _throughput(medians: Outcome) -> str:
         "times OpenEnv",
         "of the best ceiling",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _latency(medians: Outcome) -> str:
@@ -154,7 +159,7 @@ def _latency(medians: Outcome) -> str:
         "OpenEnv 0.10.0 (TCP)",
         "times OpenEnv, p50",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _images(medians: Outcome) -> str:
@@ -190,7 +195,7 @@ def _images(medians: Outcome) -> str:
         "times list",
         "times base64",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _costs(medians: Outcome) -> str:
@@ -224,7 +229,7 @@ def _costs(medians: Outcome) -> str:
         "openenv_async",
         "OpenEnv",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _others(medians: Outcome, settings: Mapping[str, Any]) -> str:
@@ -266,8 +271,8 @@ def _others(medians: Outcome, settings: Mapping[str, Any]) -> str:
         )
     return "\n\n".join(
         (
-            _table(("", "openenv_async", "OpenEnv 0.10.0", "times"), rows),
-            _table(
+            table(("", "openenv_async", "OpenEnv 0.10.0", "times"), rows),
+            table(
                 (
                     "CartPoles, steps/s",
                     "openenv_async, `batch.step`",
@@ -296,7 +301,8 @@ def _connect_rows(medians: Outcome) -> Iterator[tuple[str, ...]]:
 # Cells
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -319,23 +325,23 @@ def _latencies(metrics: Mapping[str, float]) -> str:
 
 
 def _milliseconds(metrics: Mapping[str, float]) -> str:
-    return f"{_short(metrics['p50_us'] / 1e3)} / {_short(metrics['p99_us'] / 1e3)}"
+    return f"{short(metrics['p50_us'] / 1e3)} / {short(metrics['p99_us'] / 1e3)}"
 
 
 def _cpu(metrics: Mapping[str, float]) -> str:
-    return f"{_short(metrics['server_cpu_us'])} + {_short(metrics['client_cpu_us'])}"
+    return f"{short(metrics['server_cpu_us'])} + {short(metrics['client_cpu_us'])}"
 
 
 def _seconds(metrics: Mapping[str, float]) -> str:
-    return _short(metrics["seconds"])
+    return short(metrics["seconds"])
 
 
 def _kib(metrics: Mapping[str, float]) -> str:
-    return _short(metrics["bytes_per_session"] / 1024)
+    return short(metrics["bytes_per_session"] / 1024)
 
 
 def _times(value: float | None) -> str:
-    return _number(value, lambda v: f"{_short(v)}")
+    return _number(value, lambda v: f"{short(v)}")
 
 
 def _of_ceiling(medians: Outcome, ours: str) -> str:
@@ -348,8 +354,8 @@ def _number(value: float | None, show: Callable[[float], str]) -> str:
     return _MISSING if value is None else show(value)
 
 
-def _short(value: float) -> str:
-    """Three significant digits, without an exponent."""
+def short(value: float) -> str:
+    """Show three significant digits, without an exponent."""
     for digits, limit in ((0, 100), (1, 10), (2, 1)):
         if abs(value) >= limit:
             return f"{value:,.{digits}f}"

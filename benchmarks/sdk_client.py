@@ -58,6 +58,10 @@ async def run(job: Job) -> Metrics:
             return await _connect(job)
         case "idle":
             return await _idle(job)
+        case other:
+            raise ValueError(
+                f"expected a mode of `python -m benchmarks`, got {other!r}"
+            )
 
 
 async def _awaited(job: Job) -> Metrics:
