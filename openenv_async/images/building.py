@@ -37,6 +37,12 @@ _LAST_LINES: Final = 30
 _CHUNK: Final = 1 << 20
 _COMMAND: Final = re.compile(r"The command '.*' returned", re.DOTALL)
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.*)")
+_PART: Final = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_NAME: Final = re.compile(
+    r"((?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?/)?"
+    rf"{_PART}(?:/{_PART})*)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?"
+)
+"""What an engine takes as a name: host and port, path, tag."""
 _COLOUR: Final = re.compile(r"\x1b\[\d*m")
 _CHATTER: Final = (" ---> ", "Removing intermediate container ")
 """Lines that explain no failure."""
@@ -87,8 +93,10 @@ async def build_image(
     Raises:
         BuildFailed: A step failed; its `code` and text say which, and what to do.
         ProviderError: No engine answers, or there is no such package, or it does not
-            say what to serve.
+            say what to serve, or a tag is no name for an image.
     """
+    # At once: the engine would refuse a wrong name only after the build.
+    wanted = [(name, *_split(name)) for name in tags]
     source, prepared = await anyio.to_thread.run_sync(_checked, path, wheels)
     async with connected(url) as docker, workplace() as folder:
         await ensure_base(
@@ -114,8 +122,10 @@ async def build_image(
         }
         archive = await anyio.to_thread.run_sync(pack, folder)
         identity = await _build(docker, archive, parameters, progress)
-        names = tuple(tags) or (contents.default_tag(),)
-        return await _named(docker, identity, names, contents, served)
+        if not wanted:
+            name = contents.default_tag()
+            wanted = [(name, *_split(name))]
+        return await _named(docker, identity, wanted, contents, served)
 
 
 async def prepare_wheels(
@@ -316,13 +326,20 @@ class _Output:
 async def _named(
     docker: Docker,
     identity: str,
-    names: tuple[str, ...],
+    names: Sequence[tuple[str, str, str]],
     contents: Contents,
     target: str,
 ) -> BuiltImage:
-    """Give an image its names; only what was built whole gets them."""
-    for name in names:
-        repository, tag = _split(name)
+    """Give an image its names; only what was built whole gets them.
+
+    Args:
+        docker: The engine.
+        identity: The image.
+        names: Each as it was given, and its repository and tag.
+        contents: What is in the image.
+        target: What it serves.
+    """
+    for name, repository, tag in names:
         with refusals(f"{name!r} to be a name for an image"):
             await docker.images.tag(identity, repository, tag=tag)
     with refusals("the image that was just built"):
@@ -330,7 +347,7 @@ async def _named(
     package = contents.environment
     return BuiltImage(
         id=identity,
-        tags=names,
+        tags=tuple(name for name, _, _ in names),
         size=int(details["Size"]),
         target=target,
         package="openenv-async" if package is None else package.name,
@@ -340,5 +357,11 @@ async def _named(
 
 def _split(name: str) -> tuple[str, str]:
     """Repository and tag; a colon before a slash belongs to a port."""
-    head, colon, tag = name.rpartition(":")
-    return (head, tag) if colon and "/" not in tag else (name, "latest")
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ProviderError(
+            "expected a name for an image in small letters, such as 'echo-env:latest' "
+            f"or 'registry.example.com/echo-env:1.0', got {name!r}",
+            fault="caller",
+        )
+    return found[1], found[2] or "latest"

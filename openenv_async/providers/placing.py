@@ -125,9 +125,12 @@ class OwnFleet:
             await self._give_back(len(places))
 
     async def _give_back(self, count: int) -> None:
-        self._users -= count
-        if not self._users:
-            await self._fleet.aclose()
+        # Whoever asks for the next places waits until the fleet is closed, to open it.
+        with anyio.CancelScope(shield=True):
+            async with self._lock:
+                self._users -= count
+                if not self._users:
+                    await self._fleet.aclose()
 
 
 def placer_of(url: str | None, provider: Provider | Placer | None) -> Placer:

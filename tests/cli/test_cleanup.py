@@ -40,7 +40,9 @@ class _Left:
     def add(self, **labels: str) -> str:
         """Start one that says it is this process's, or what the labels say."""
         owner = current_owner()
+        name = f"openenv-{secrets.token_hex(6)}"
         stamped = {
+            "name": name,
             "run": self.run,
             "owner": self.run,
             "host": owner.host,
@@ -50,8 +52,7 @@ class _Left:
             "lease": "600",
             **labels,
         }
-        flags = [f"--label={LABEL}.{name}={text}" for name, text in stamped.items()]
-        name = f"openenv-{secrets.token_hex(6)}"
+        flags = [f"--label={LABEL}.{key}={text}" for key, text in stamped.items()]
         docker(
             "run", "-d", "--name", name, *flags, "--entrypoint=sleep", self._image, "60"
         )

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -115,6 +116,7 @@ async def test_wheels_for_another_machine_are_collected(tmp_path: Path) -> None:
         ("echo-env:1", ("echo-env", "1")),
         ("localhost:5000/echo", ("localhost:5000/echo", "latest")),
         ("localhost:5000/echo:1", ("localhost:5000/echo", "1")),
+        ("Registry.example.com/a__b/c-d:V_1", ("Registry.example.com/a__b/c-d", "V_1")),
     ],
 )
 def test_a_name_has_a_tag(name: str, parts: tuple[str, str]) -> None:
@@ -137,14 +139,18 @@ async def test_no_engine_is_an_error_that_says_what_to_do() -> None:
         ({"path": ROOT / "envs/nowhere"}, "there is no such folder"),
         ({"path": ROOT / "envs"}, "without a pyproject.toml"),
         ({"path": ECHO, "wheels": ROOT / "nowhere"}, "expected a folder of wheels"),
+        *(
+            ({"path": ECHO, "tags": ["fine", name]}, f"image .* got {name!r}$")
+            for name in ("Echo", "a:b:c", "a:", "two words", "a@b", "a//b", ":1", "")
+        ),
     ],
 )
 async def test_what_is_not_there_is_named_before_the_engine_is_asked(
-    arguments: dict[str, Path], said: str
+    arguments: dict[str, Any], said: str
 ) -> None:
     """The fault is the caller's."""
     with pytest.raises(ProviderError, match=said) as caught:
-        await build_image(arguments.pop("path"), url=NOWHERE, **arguments)  # type: ignore[arg-type]  # of the right types
+        await build_image(url=NOWHERE, **arguments)
     assert caught.value.fault == "caller"
 
 

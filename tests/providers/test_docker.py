@@ -511,3 +511,16 @@ async def test_start_says_when_no_port_is_free(echo_image: str) -> None:
             with pytest.raises(ProviderError, match=f"free port .*{port}") as caught:
                 await provider.start()
     assert caught.value.retryable
+
+
+async def test_start_says_when_no_port_of_a_range_is_free(echo_image: str) -> None:
+    """The engine has other words for a range of which it has given out all."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    async with started(echo_image, ports=(port, port + 1)) as provider:
+        with pytest.raises(ProviderError, match=f"free port .*{port}") as caught:
+            # One more than there can be.
+            for _ in range(3):
+                await provider.start()
+    assert caught.value.retryable

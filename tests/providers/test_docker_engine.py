@@ -240,6 +240,15 @@ async def test_nonsense_is_refused(folder: Path) -> None:
             await Engine(address).facts()
 
 
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:x", "tcp://h:99999", "http://[::1"])
+async def test_address_that_is_none_is_refused(url: str) -> None:
+    """An address that cannot be right is named; it is an error of ours too."""
+    with pytest.raises(ProviderError, match="expected an engine at") as caught:
+        await DockerProvider("x", engine=url).start()
+    assert repr(url) in str(caught.value)
+    assert caught.value.fault == "caller"
+
+
 async def test_engine_without_aiodocker_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -61,6 +61,7 @@ def _host(route: Route, **options: Any) -> dict[str, Any]:
         ("memory", "2gb"),
         ("memory", "1m"),
         ("memory", -1),
+        ("memory", 1 << 63),
         ("memory", None),
         ("cpus", 0),
         ("cpus", "2"),
@@ -78,10 +79,12 @@ def _host(route: Route, **options: Any) -> dict[str, Any]:
         ("new_privileges", 1),
         ("user", "a b"),
         ("security", "seccomp=unconfined"),
+        ("security", ["seccomp=profile.json"]),
         ("mounts", [("/a", "/b")]),
         ("mounts", [Mount(source="a/b", target="/b")]),
         ("mounts", [Mount(source="/a", target="b")]),
         ("mounts", [Mount(source="/a/../etc", target="/b")]),
+        ("mounts", [Mount(source="/a", target="/b", writable=cast("bool", "no"))]),
         ("environment", {"A=B": "c"}),
         ("environment", {"A": 1}),
         ("arguments", "--max-sessions 64"),
@@ -90,9 +93,12 @@ def _host(route: Route, **options: Any) -> dict[str, Any]:
         ("port", 0),
         ("port", 65_536),
         ("publish", "localhost"),
+        ("publish", 1),
         ("ports", (2, 1)),
         ("ports", (0, 1)),
         ("ports", 8000),
+        ("ports", (1, 2, 3)),
+        ("ports", (1, 2.5)),
         ("idle_timeout", 0),
         ("start_timeout", None),
         ("stop_timeout", float("inf")),

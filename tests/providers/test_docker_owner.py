@@ -7,6 +7,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -220,6 +221,7 @@ async def test_cleanup_tells_owners_apart(
     """An owner is gone when its process is; elsewhere, when its lease is over."""
     here = await anyio.to_thread.run_sync(current_owner)
     stamped = {
+        "name": run,
         "run": run,
         "host": here.host,
         "boot": here.boot,
@@ -229,34 +231,79 @@ async def test_cleanup_tells_owners_apart(
     }
     flags = [f"--label={LABEL}.{name}={text}" for name, text in stamped.items()]
 
-    def make() -> str:
-        name = docker("run", "-d", *flags, "--entrypoint=true", echo_image)
-        docker("wait", name)
+    def make() -> None:
+        docker("run", "-d", "--name", run, *flags, "--entrypoint=true", echo_image)
+        docker("wait", run)
         time.sleep(1.1)
-        return name
 
-    name = await anyio.to_thread.run_sync(make)
+    await anyio.to_thread.run_sync(make)
     try:
         removals = await DockerProvider(echo_image).cleanup()
         gone = [one.container.run for one in removals if one.is_removed]
         assert (run in gone) is is_removed
         assert (await anyio.to_thread.run_sync(containers_of, run) == []) is is_removed
     finally:
-        await anyio.to_thread.run_sync(lambda: docker("rm", "-f", name, check=False))
+        await anyio.to_thread.run_sync(lambda: docker("rm", "-f", run, check=False))
+
+
+async def test_cleanup_keeps_what_is_made_of_a_container(
+    echo_image: str, run: str
+) -> None:
+    """An image committed from a container has its labels, but is somebody else's."""
+    image, name = f"openenv-test-{run}", f"other-{run}"
+
+    def make(container: str) -> None:
+        docker("commit", "--change", f"LABEL {LABEL}.pid=4194305", container, image)
+        docker("run", "-d", "--name", name, "--entrypoint=sleep", image, "60")
+
+    async with started(echo_image) as provider:
+        try:
+            container = await provider.start()
+            await anyio.to_thread.run_sync(make, container.name)
+            removals = await provider.cleanup()
+            assert provider.run not in [one.container.run for one in removals]
+            names = [found.name for found in await provider.list()]
+            assert container.name in names
+            assert name not in names
+        finally:
+            for what in (("rm", "-f", name), ("rmi", "-f", image)):
+                await anyio.to_thread.run_sync(partial(docker, *what, check=False))
+
+
+async def test_cleanup_heeds_only_labels_of_ours(run: str, echo_image: str) -> None:
+    """What an image calls its `pid`, `start` and `run` names no owner."""
+    image = f"openenv-test-{run}"
+    change = "LABEL pid=4194305 start=1 run=other owner=other host=other"
+
+    def make() -> None:
+        name = docker("create", echo_image)
+        docker("commit", "--change", change, name, image)
+        docker("rm", name)
+
+    await anyio.to_thread.run_sync(make)
+    try:
+        async with started(image) as provider:
+            container = await provider.start()
+            (found,) = [one for one in await provider.list() if one.run == provider.run]
+            assert found.process == await anyio.to_thread.run_sync(current_owner)
+            removals = await provider.cleanup()
+            assert container.name not in [one.container.name for one in removals]
+    finally:
+        await anyio.to_thread.run_sync(partial(docker, "rmi", image, check=False))
 
 
 async def test_cleanup_keeps_what_runs_elsewhere(echo_image: str, run: str) -> None:
     """A container of another host that still runs has an owner, or ends by itself."""
-    stamped = {"run": run, **_ELSEWHERE, "lease": "-1000"}
+    stamped = {"name": run, "run": run, **_ELSEWHERE, "lease": "-1000"}
     flags = [f"--label={LABEL}.{name}={text}" for name, text in stamped.items()]
-    name = await anyio.to_thread.run_sync(
-        lambda: docker("run", "-d", *flags, "--entrypoint=sleep", echo_image, "60")
-    )
+    named = ["--name", run, *flags, "--entrypoint=sleep", echo_image, "60"]
+    await anyio.to_thread.run_sync(lambda: docker("run", "-d", *named))
     try:
         removals = await DockerProvider(echo_image).cleanup()
         assert run not in [removal.container.run for removal in removals]
+        assert run in [found.run for found in await DockerProvider(echo_image).list()]
     finally:
-        await anyio.to_thread.run_sync(lambda: docker("rm", "-f", name))
+        await anyio.to_thread.run_sync(lambda: docker("rm", "-f", run))
 
 
 # The watcher

@@ -83,6 +83,11 @@ class EngineClient:
         found = await self._docker.images.inspect(image)
         return str(found["Config"].get("User") or "")
 
+    async def image_config(self, image: str) -> Mapping[str, Any]:
+        """What an image says of itself: `Labels`, `Cmd`, `Entrypoint` and more."""
+        found = await self._docker.images.inspect(image)
+        return dict(found["Config"])
+
     # Containers
 
     async def create(self, name: str, config: Mapping[str, Any]) -> None:

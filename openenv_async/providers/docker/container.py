@@ -37,7 +37,11 @@ _logger = logging.getLogger("openenv_async.providers")
 _LOG_LINES: Final = 60
 """Lines of its log that an error shows."""
 _LOG_BYTES: Final = 8192
-_POLL: Final = (0.004, 0.1)
+_POLL: Final = (0.004, 0.02)
+"""Seconds between two questions whether it answers yet: first, and at most. A server
+is ready after some tenths of a second, and half of the last pause is lost."""
+_ASK: Final = 0.1
+"""Seconds between two questions why it does not answer any more."""
 _LOOK: Final = 0.25
 """Seconds between two looks, while it starts, whether it has died."""
 _DYING: Final = 1.0
@@ -47,7 +51,12 @@ _ENGINE_PATIENCE: Final = 60.0
 _ATTEMPTS: Final = 6
 """Starts before a port counts as not to be had."""
 _PAUSE: Final = 0.05
-_COLLISIONS: Final = ("port is already allocated", "address already in use")
+_COLLISIONS: Final = (
+    "port is already allocated",
+    "address already in use",
+    "all ports are allocated",
+)
+"""What engines say of a port, and of a range of ports, that somebody else has."""
 
 
 @final
@@ -137,7 +146,9 @@ class Container:
                 plan_route, options, facts, user
             )
             folder = "" if route.folder is None else str(route.folder)
-            labels = await anyio.to_thread.run_sync(labels_of, self._terms, folder)
+            labels = await anyio.to_thread.run_sync(
+                labels_of, self._terms, self._name, folder
+            )
             config = container_config(options, facts, route, labels)
             if route.network == NETWORK:
                 await client.make_network()
@@ -251,7 +262,7 @@ class Container:
                 while (died := await self._examine()) is None:
                     if await self._answers():
                         return None
-                    await anyio.sleep(_POLL[1])
+                    await anyio.sleep(_ASK)
             except ProviderError as error:
                 _logger.warning("cannot tell how %r is: %s", self, error)
                 return None

@@ -170,7 +170,7 @@ def _context_host() -> str | None:
 
 
 async def _ask(url: str) -> EngineFacts:
-    if urlsplit(url).scheme not in ("unix", "tcp", "http", "https"):
+    if not _is_address(url):
         raise ProviderError(
             f"expected an engine at unix:// or tcp://, got {url!r}: set DOCKER_HOST or "
             "engine=",
@@ -195,6 +195,15 @@ async def _ask(url: str) -> EngineFacts:
         ),
         maps_users="name=rootless" in security or "name=userns" in security,
     )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no number
+    except ValueError:
+        return False
+    return parts.scheme in ("unix", "tcp", "http", "https")
 
 
 def _is_here(url: str, name: str, kernel: str) -> bool:

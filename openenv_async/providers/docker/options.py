@@ -15,8 +15,9 @@ __all__ = ["ContainerOptions", "DockerOptions", "Mount", "bytes_of"]
 
 _SIZE: Final = re.compile(r"(\d+)([bkmg]?)", re.IGNORECASE)
 _FACTORS: Final = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-_LEAST_MEMORY: Final = 6 * 1024**2
-"""The engine refuses less."""
+_MEMORY: Final = range(6 * 1024**2, 2**63)
+"""Bytes that the engine does not refuse."""
+_SECCOMP: Final = re.compile(r"seccomp[=:](unconfined|builtin|\s*\{.*)", re.DOTALL)
 _CAPABILITY: Final = re.compile(r"(CAP_)?[A-Z_]+")
 _USER: Final = re.compile(r"[\w.-]+(:[\w.-]+)?")
 _VARIABLE: Final = re.compile(r"[^=\0\s]+")
@@ -78,7 +79,10 @@ class DockerOptions(TypedDict, total=False):
     None is the image's user unless that is root; and where the socket must be ours,
     the user of this process."""
     security: Sequence[str]
-    """More of the engine's security options, such as "seccomp=profile.json"."""
+    """More of the engine's security options, such as "apparmor=my-profile".
+
+    A profile of seccomp is given as its text, f"seccomp={path.read_text()}": engines
+    read no files of ours."""
     runtime: str | None
     """The engine's runtime, such as "runsc"; None is its default."""
     mounts: Sequence[Mount]
@@ -213,6 +217,7 @@ def _is_mount(mount: object) -> bool:
         isinstance(mount, Mount)
         and _is_path(mount.target)
         and (_is_path(mount.source) or _LABEL.fullmatch(mount.source) is not None)
+        and type(mount.writable) is bool
     )
 
 
@@ -220,8 +225,21 @@ def _is_texts(value: Sequence[object]) -> bool:
     return not isinstance(value, str) and all(isinstance(one, str) for one in value)
 
 
+def _is_security(value: Sequence[str]) -> bool:
+    return _is_texts(value) and all(
+        _SECCOMP.fullmatch(one) for one in value if one.startswith("seccomp")
+    )
+
+
+def _is_port(value: object) -> bool:
+    return type(value) is int and 0 < value <= 65_535
+
+
 def _are_ports(value: tuple[int, int] | None) -> bool:
-    return value is None or 0 < value[0] <= value[1] <= 65_535
+    if value is None:
+        return True
+    first, last = value
+    return _is_port(first) and _is_port(last) and first <= last
 
 
 def _is_number(value: object) -> bool:
@@ -271,7 +289,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     ),
     "network": _TEXT,
     "memory": (
-        lambda value: bytes_of(value) >= _LEAST_MEMORY,
+        lambda value: bytes_of(value) in _MEMORY,
         "at least '6m', in bytes or with a unit, such as '512m' or '2g'",
     ),
     "cpus": (
@@ -299,7 +317,11 @@ _RULES: Final[Mapping[str, _Rule]] = {
         lambda value: value is None or _USER.fullmatch(value) is not None,
         "a user, such as '10001', '10001:10001' or 'nobody', or None",
     ),
-    "security": _TEXTS,
+    "security": (
+        _is_security,
+        "a list of texts, such as 'apparmor=my-profile', or 'seccomp=' followed by the "
+        "JSON of a profile",
+    ),
     "runtime": _TEXT,
     "mounts": (
         lambda value: all(map(_is_mount, value)),
@@ -310,11 +332,11 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "command": _SOME_TEXTS,
     "entrypoint": _SOME_TEXTS,
     "port": (
-        lambda value: type(value) is int and 0 < value <= 65_535,
+        _is_port,
         "a port from 1 to 65535",
     ),
     "publish": (
-        lambda value: bool(ipaddress.ip_address(value)),
+        lambda value: isinstance(value, str) and bool(ipaddress.ip_address(value)),
         "an IP address of the engine's machine, such as '127.0.0.1'",
     ),
     "ports": (_are_ports, "a first and a last port, or None"),

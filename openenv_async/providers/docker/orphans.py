@@ -28,7 +28,7 @@ __all__ = [
 
 _PREFIX: Final = "org.openenv-async.container."
 _RUN: Final = f"{_PREFIX}run"
-"""Every container of ours has it, and nothing else does: not our images."""
+"""Every container of ours has it."""
 _AT_ONCE: Final = 8
 """Containers that are removed at a time."""
 _GRACE: Final = 60.0
@@ -99,10 +99,17 @@ class Removal:
     error: str = ""
 
 
-def labels_of(terms: Terms, folder: str) -> Mapping[str, str]:
-    """The labels of a container that this process starts; reads small files."""
+def labels_of(terms: Terms, name: str, folder: str) -> Mapping[str, str]:
+    """The labels of a container that this process starts; reads small files.
+
+    Args:
+        terms: What it has in common with others.
+        name: Its name.
+        folder: The folder of its socket; may be empty.
+    """
     process = current_owner()
     values = {
+        "name": name,
         "owner": terms.owner,
         "run": terms.run,
         "lease": f"{terms.lease:g}",
@@ -117,16 +124,26 @@ def labels_of(terms: Terms, folder: str) -> Mapping[str, str]:
 
 async def find_containers(client: EngineClient) -> Sequence[Found]:
     """All containers that this package started, oldest first, whoever owns them."""
-    found = [_found(row) for row in await client.find(_RUN)]
+    rows = await client.find(_RUN)
+    found = [one for one in map(_found, rows) if one is not None]
     return sorted(found, key=lambda one: (one.created, one.name))
 
 
-def _found(row: Mapping[str, Any]) -> Found:
+def _found(row: Mapping[str, Any]) -> Found | None:
+    """Read a row of the engine's list; None if the container is not ours."""
+    # Only ours: an image may well have a label `pid` of its own.
     labels: dict[str, str] = {
-        name.removeprefix(_PREFIX): text for name, text in row["Labels"].items()
+        name.removeprefix(_PREFIX): text
+        for name, text in row["Labels"].items()
+        if name.startswith(_PREFIX)
     }
+    name = str(row["Names"][0]).lstrip("/") if row["Names"] else str(row["Id"])
+    # `docker commit` keeps a container's labels in the image, and so does whatever is
+    # started from that: it is somebody else's, and so is what was given another name.
+    if labels.get("name") != name:
+        return None
     return Found(
-        name=str(row["Names"][0]).lstrip("/") if row["Names"] else str(row["Id"]),
+        name=name,
         image=str(row["Image"]),
         state=str(row["State"]),
         created=float(row["Created"]),

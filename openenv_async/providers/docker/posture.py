@@ -8,6 +8,7 @@ import ipaddress
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -163,11 +164,30 @@ def seal_folder(route: Route) -> None:
 
     The container can then put nothing into it: no files, and no other socket, or link
     to one of ours, in the place of the server's.
+
+    Raises:
+        ProviderError: What is there is no socket, but a link to who knows what.
     """
-    if route.folder is not None and os.geteuid() == 0:
+    if route.folder is None:
+        return
+    if os.geteuid() == 0:
         inner = route.folder / "run"
         inner.chmod(0o111)
         os.chown(inner, 0, 0)
+    # Afterwards, because until now the container could change it. A link leads to a
+    # path of ours: clients would talk to another server, with our rights.
+    if not _is_socket(route.socket):
+        raise ProviderError(
+            f"expected the server's socket at {str(route.socket)!r}, got something "
+            "else: the container has put it there"
+        )
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _base() -> str:

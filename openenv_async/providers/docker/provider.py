@@ -80,16 +80,16 @@ class DockerProvider:
         if self._is_swept:
             return await self._start()
         self._is_swept = True
-        # A task group would wrap the error.
-        result: Container | ProviderError | None = None
+        # A task group would wrap the error, whatever it is.
+        result: Container | Exception | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(self._sweep)
             try:
                 result = await self._start()
-            except ProviderError as error:
+            except Exception as error:  # noqa: BLE001 (raised below)
                 group.cancel_scope.cancel()
                 result = error
-        if isinstance(result, ProviderError):
+        if isinstance(result, Exception):
             raise result
         assert result is not None
         return result

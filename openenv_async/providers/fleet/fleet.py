@@ -80,6 +80,10 @@ class Fleet:
             warm=warm,
         )
         self._settings = settings or FleetSettings()
+        if not place_timeout >= 0:
+            raise LocalProtocolError(
+                f"expected place_timeout of at least 0, got {place_timeout!r}"
+            )
         self._place_timeout = place_timeout
         self._policy = FleetPolicy(self._size, self._settings, 0.0)
         self._keeper: Keeper | None = None

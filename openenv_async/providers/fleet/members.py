@@ -94,7 +94,7 @@ class Member:
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a server says of itself; servers of others may say less."""
 
-    status: str = "ok"
+    status: str = "healthy"
     sessions: int | None = None
     """Sessions that it has, whoever opened them."""
     max_sessions: int | None = None

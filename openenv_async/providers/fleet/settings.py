@@ -53,8 +53,13 @@ class FleetSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             is_count = field.name in _COUNTS
+            if value is None and field.name == "replacement_burst":
+                continue
             least = 1 if is_count else 0
-            if value is not None and value < least:
+            if is_count:
+                _check_whole(field.name, value)
+            # "Not a number" is not less than one either.
+            if not isinstance(value, int | float) or not value >= least:
                 raise LocalProtocolError(
                     f"expected {field.name} of at least {least}, got {value!r}"
                 )
@@ -87,6 +92,10 @@ class FleetSize:
     """Spare servers beside those that serve."""
 
     def __post_init__(self) -> None:
+        _check_whole("min_replicas", self.least)
+        _check_whole("max_replicas", self.most)
+        _check_whole("sessions_per_replica", self.sessions)
+        _check_whole("warm", self.warm)
         if self.least < 0 or self.most < max(1, self.least):
             raise LocalProtocolError(
                 "expected 0 <= min_replicas <= max_replicas and max_replicas >= 1, got "
@@ -111,6 +120,7 @@ class FleetSize:
     ) -> FleetSize:
         """Read a fixed number, or a pair of bounds; neither means one server."""
         if replicas is not None:
+            _check_whole("replicas", replicas)
             if least is not None or most is not None:
                 raise LocalProtocolError(
                     "expected replicas, or min_replicas and max_replicas, got both"
@@ -121,7 +131,14 @@ class FleetSize:
                 )
             least = most = replicas
         elif most is None:
+            _check_whole("min_replicas", least or 0)
             most = max(1, least or 0)
         if least is None:
+            _check_whole("max_replicas", most)
             least = min(1, most)
         return cls(least=least, most=most, sessions=sessions, warm=warm)
+
+
+def _check_whole(name: str, value: object) -> None:
+    if type(value) is not int:
+        raise LocalProtocolError(f"expected {name} to be a whole number, got {value!r}")

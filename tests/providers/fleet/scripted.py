@@ -32,7 +32,7 @@ class ScriptedServer:
 
     def __init__(self, path: Path, stopped: Callable[[ScriptedServer], None]) -> None:
         self.path = path
-        self.health: dict[str, object] = {"status": "ok", "sessions": 0}
+        self.health: dict[str, object] = {"status": "healthy", "sessions": 0}
         self.status = 200
         self.answers = asyncio.Event()
         """While it is not set, no check is answered."""

@@ -27,6 +27,13 @@ from openenv_async.providers.fleet.members import Member, ReplicaState, spread
         ({"max_replicas": 0}, "got 0 and 0"),
         ({"sessions_per_replica": 0}, "sessions_per_replica of at least 1, got 0"),
         ({"warm": -1}, "warm of at least 0, got -1"),
+        ({"warm": True}, "warm to be a whole number, got True"),
+        ({"replicas": 2.5}, "replicas to be a whole number, got 2.5"),
+        ({"min_replicas": "1"}, "min_replicas to be a whole number, got '1'"),
+        ({"max_replicas": 2.0}, "max_replicas to be a whole number, got 2.0"),
+        ({"sessions_per_replica": "4"}, "sessions_per_replica to be .* got '4'"),
+        ({"place_timeout": -1}, "place_timeout of at least 0, got -1"),
+        ({"place_timeout": float("nan")}, "place_timeout of at least 0, got nan"),
     ],
 )
 def test_fleet_refuses_numbers_out_of_range(options: dict[str, Any], text: str) -> None:
@@ -64,6 +71,9 @@ def test_fleet_takes_a_number_or_bounds(
         ("replacement_burst", 0),
         ("replacement_rate", 0),
         ("start_timeout", -1),
+        ("start_timeout", float("nan")),
+        ("start_timeout", None),
+        ("health_failures", 1.5),
     ],
 )
 def test_settings_refuse_values_out_of_range(name: str, value: float) -> None:

@@ -210,7 +210,7 @@ def test_server_that_shuts_down_is_drained_and_replaced() -> None:
     places = world.placed(2)
     (old,) = world.serving
     world.report = lambda member: HealthReport(
-        status="draining" if member is old else "ok"
+        status="draining" if member is old else "healthy"
     )
     world.run(7)
     assert old.state == "draining"
