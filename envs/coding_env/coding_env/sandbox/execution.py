@@ -10,9 +10,11 @@ from ..interpreters.base import ErrorInfo
 
 __all__ = ["Execution", "Killed"]
 
-Killed = Literal["timeout", "cpu", "disk", "signal", "exit", "protocol", "cancelled"]
-"""Why a worker is gone: out of time, of processor time, of disk; by a signal that we
-did not send; by its own exit; because it broke the rules of its socket;
+Killed = Literal[
+    "timeout", "cpu", "disk", "threads", "signal", "exit", "protocol", "cancelled"
+]
+"""Why a worker is gone: out of time, of processor time, of disk, of threads; by a
+signal that we did not send; by its own exit; because it broke the rules of its socket;
 because whoever waited for it was cancelled."""
 
 

@@ -7,6 +7,7 @@ out; see README.md for what each of them stops.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import resource
@@ -20,7 +21,7 @@ from . import landlock, seccomp, system
 from .frames import Fence
 from .limits import Limits
 
-__all__ = ["ENVIRONMENT", "Equipment", "enclose", "equip", "namespaces"]
+__all__ = ["ENVIRONMENT", "Equipment", "beneath", "enclose", "equip", "namespaces"]
 
 _MIB: Final = 1024 * 1024
 _STACK: Final = 8 * _MIB
@@ -138,6 +139,9 @@ def _session() -> Fence:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o077)
     os.nice(_NICENESS)
+    with contextlib.suppress(OSError):  # not everywhere, and no fence
+        # Where memory runs out after all, the server is not what is killed for it.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     return Fence.holding("session", "a session of its own, without a terminal")
 
 
@@ -266,11 +270,16 @@ def _readable(hidden: Sequence[str]) -> Iterable[str]:
     }
     secret = [Path(path).resolve() for path in hidden]
     for path in sorted(libraries | _SYSTEM_LIBRARIES):
-        yield from _without(Path(path).resolve(), secret)
+        yield from beneath(Path(path).resolve(), secret)
 
 
-def _without(directory: Path, secret: Sequence[Path]) -> Iterable[str]:
-    """A directory, or what is in it where something of that is secret."""
+def beneath(directory: Path, secret: Sequence[Path]) -> Iterable[str]:
+    """A directory, or what is in it where something of that is secret.
+
+    Args:
+        directory: Resolved.
+        secret: Resolved paths that nothing that is returned may lead to.
+    """
     if directory in secret:
         return
     if not any(path.is_relative_to(directory) for path in secret):
@@ -278,7 +287,11 @@ def _without(directory: Path, secret: Sequence[Path]) -> Iterable[str]:
         yield str(directory)
         return
     for entry in directory.iterdir():
+        if entry.is_symlink():
+            # It needs no rule: what it leads to has its own, or may not be read. A
+            # virtual environment's `lib64` would lead to what is secret in `lib`.
+            continue
         if entry.is_dir():
-            yield from _without(entry, secret)
+            yield from beneath(entry, secret)
         elif entry not in secret:
             yield str(entry)

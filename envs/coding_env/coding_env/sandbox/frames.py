@@ -23,15 +23,18 @@ __all__ = [
     "Answer",
     "Ask",
     "Call",
+    "CannotStart",
     "Configure",
     "ControlReply",
     "ControlRequest",
+    "Crowded",
     "Done",
     "Ended",
     "Failed",
     "Fence",
     "FrameFault",
     "Frames",
+    "Inspect",
     "Kill",
     "Ready",
     "Run",
@@ -112,6 +115,15 @@ class Kill(_Message, frozen=True, tag="kill"):
     worker: int
 
 
+class Inspect(_Message, frozen=True, tag="inspect"):
+    """Kill those of these workers that have more threads than they may have.
+
+    For workers without a user of their own, whose threads the kernel cannot count.
+    """
+
+    workers: list[int]
+
+
 # Zygote to server
 
 
@@ -123,6 +135,21 @@ class Ready(_Message, frozen=True, tag="ready"):
 
 class Started(_Message, frozen=True, tag="started"):
     """A worker was forked."""
+
+    worker: int
+
+
+class CannotStart(_Message, frozen=True, tag="cannot_start"):
+    """A worker could not be forked."""
+
+    worker: int
+    reason: str
+    is_busy: bool
+    """Whether the machine has no room just now, and may have later."""
+
+
+class Crowded(_Message, frozen=True, tag="crowded"):
+    """A worker is killed for its threads; `Ended` follows."""
 
     worker: int
 
@@ -184,8 +211,8 @@ class Ask(_Message, frozen=True, tag="ask"):
     text: str
 
 
-ControlRequest = Configure | Start | Kill
-ControlReply = Ready | Started | Ended | Failed
+ControlRequest = Configure | Start | Kill | Inspect
+ControlReply = Ready | Started | CannotStart | Crowded | Ended | Failed
 WorkerRequest = Run | Call | Answer
 WorkerReply = Done | Ask
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from openenv_async import ProviderError
 
@@ -22,9 +22,11 @@ from .channel import Packets
 from .fences import ENVIRONMENT
 from .frames import (
     MAX_PACKET,
+    CannotStart,
     Configure,
     ControlReply,
     ControlRequest,
+    Crowded,
     Ended,
     Failed,
     Fence,
@@ -34,7 +36,7 @@ from .frames import (
 )
 from .users import Users, find_range
 
-__all__ = ["Launched", "Zygote", "launch", "reserve_users"]
+__all__ = ["Launched", "WorkerEvents", "Zygote", "launch", "reserve_users"]
 
 _BASE: Final = "openenv-coding-"
 _SESSIONS: Final = "sessions"
@@ -163,6 +165,19 @@ def reserve_users(*, isolate: bool) -> Users | None:
     return Users(ids)
 
 
+class WorkerEvents(Protocol):
+    """Takes what the zygote tells of one worker."""
+
+    def refused(self, reason: str, *, is_busy: bool) -> None:
+        """It could not be started; nothing follows."""
+
+    def crowded(self) -> None:
+        """It is killed for its threads; `ended` follows."""
+
+    def ended(self, status: int) -> None:
+        """It is gone, with an exit status or minus a signal's number."""
+
+
 class Zygote:
     """A running zygote.
 
@@ -176,7 +191,7 @@ class Zygote:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[list[Fence]] = self._loop.create_future()
-        self._ended: dict[int, Callable[[int], None]] = {}
+        self._watched: dict[int, WorkerEvents] = {}
         launched.control.settimeout(0)
         self._packets = Packets(
             launched.control,
@@ -205,9 +220,9 @@ class Zygote:
         """Send a request; the descriptors are the zygote's from now on."""
         self._packets.send(encode(request), descriptors)
 
-    def watch(self, worker: int, on_ended: Callable[[int], None]) -> None:
-        """Have a function called with the exit status of a worker."""
-        self._ended[worker] = on_ended
+    def watch(self, worker: int, events: WorkerEvents) -> None:
+        """Tell somebody what becomes of a worker, to its end."""
+        self._watched[worker] = events
 
     def abandon(self) -> None:
         """Give up a zygote that does not do what it is asked."""
@@ -222,10 +237,15 @@ class Zygote:
             case Ready(fences):
                 if not self._ready.done():
                     self._ready.set_result(fences)
+            case CannotStart(worker, reason, is_busy):
+                if (events := self._watched.pop(worker, None)) is not None:
+                    events.refused(reason, is_busy=is_busy)
+            case Crowded(worker):
+                if (events := self._watched.get(worker)) is not None:
+                    events.crowded()
             case Ended(worker, status):
-                on_ended = self._ended.pop(worker, None)
-                if on_ended is not None:
-                    on_ended(status)
+                if (events := self._watched.pop(worker, None)) is not None:
+                    events.ended(status)
             case Failed(message):
                 self._fail(message)
             case _:
@@ -240,7 +260,7 @@ class Zygote:
     def _gone(self) -> None:
         self.is_dead = True
         self._fail("the process ended")
-        self._ended.clear()
+        self._watched.clear()
         self._on_end()
 
     def end(self) -> asyncio.Future[str]:

@@ -36,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     files: int = 64
     """Descriptors that may be open at a time."""
     threads: int = 64
-    """Threads, where the worker has a user of its own."""
+    """Threads. Where the worker has no user of its own, it is killed for more."""
     output_bytes: int = 65_536
     """How much of each stream, and of a result, an observation carries."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
@@ -18,9 +20,10 @@ from ..interpreters.base import Kind
 from . import scratch, system
 from .channel import Channel
 from .fences import namespaces
-from .frames import Configure, Fence, Kill, Start
+from .frames import Configure, Fence, Inspect, Kill, Start
 from .launcher import Launched, Zygote, launch, reserve_users
 from .limits import Limits
+from .patrol import Patrol, started_threads
 from .sandbox import WORKER_FRAME, Sandbox
 from .users import Users
 
@@ -31,11 +34,12 @@ _logger = logging.getLogger("openenv_async.server")
 Namespaces = Literal["auto", "off"]
 """Whether workers get namespaces of their own where the machine offers them."""
 
-_PATROL: Final = 0.05
-"""Seconds between two looks at the disk that running code takes."""
+_TRIES: Final = 6
+_PAUSE: Final = 0.05
+"""Seconds until a worker is tried again for which there was no room; twice as long each
+time. Who takes all the room is killed meanwhile."""
 _KILL_PATIENCE: Final = 10.0
 """Seconds after which a zygote that kills nobody is itself killed."""
-_MIB: Final = 1024 * 1024
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,9 +105,8 @@ class SandboxPool:
         self._users: Users | None = None
         self._sandboxes: dict[int, Sandbox] = {}
         self._numbers = 0
-        self._watched: set[Sandbox] = set()
-        """Whose disk is looked at next, because they ran since the last time."""
-        self._patrol: asyncio.TimerHandle | None = None
+        self._patrol: Patrol | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._closed = False
 
     # Starting
@@ -119,17 +122,24 @@ class SandboxPool:
             raise LocalProtocolError(
                 f"expected an interpreter of {self.config.kinds}, got {kind!r}"
             )
-        zygote = await self.warm_up()
-        sandbox = self._fork(zygote, kind)
-        try:
-            if await sandbox.ready(self.config.start_timeout):
-                return sandbox
-            said = sandbox.last_words()
-        except BaseException:
+        for attempt in itertools.count(1):
+            zygote = await self.warm_up()
+            sandbox = self._fork(zygote, kind)
+            try:
+                if await sandbox.ready(self.config.start_timeout):
+                    return sandbox
+            except BaseException:
+                await sandbox.aclose()
+                raise
             await sandbox.aclose()
-            raise
-        await sandbox.aclose()
-        raise ProviderError("expected a worker to start", detail={"log": said})
+            if attempt == _TRIES or not sandbox.is_worth_a_retry:
+                raise ProviderError(
+                    "expected a worker to start",
+                    detail={"log": sandbox.last_words()},
+                    retryable=sandbox.is_worth_a_retry,
+                )
+            await asyncio.sleep(_PAUSE * 2 ** (attempt - 1))
+        raise AssertionError("unreachable")
 
     async def warm_up(self) -> Zygote:
         """Start the zygote if it is not running.
@@ -170,6 +180,15 @@ class SandboxPool:
         finally:
             # The probe that had it is gone.
             self._give_back(start.configuration.uid)
+        self._end_patrol()
+        if self._threads is None:
+            self._threads = started_threads()
+        self._patrol = Patrol(
+            self.limits,
+            start.launched.sessions,
+            executor=self._threads,
+            inspect=lambda numbers: zygote.send(Inspect(numbers)),
+        )
         return zygote
 
     async def _launched(self) -> _Start:
@@ -233,7 +252,7 @@ class SandboxPool:
         )
         sandbox.connect(channel)
         self._sandboxes[number] = sandbox
-        zygote.watch(number, sandbox.ended)
+        zygote.watch(number, sandbox)
         zygote.send(Start(number, kind, uid), theirs)
         return sandbox
 
@@ -255,39 +274,15 @@ class SandboxPool:
             zygote.abandon()
 
     def busy(self, sandbox: Sandbox) -> None:
-        """A worker begins to run code: its disk is looked at from now on."""
-        self._watched.add(sandbox)
-        if self._patrol is None:
-            loop = asyncio.get_running_loop()
-            self._patrol = loop.call_later(_PATROL, self._look)
-
-    def _look(self) -> None:
-        watched = [one for one in self._watched if one.is_alive]
-        self._watched = {one for one in watched if one.is_running}
-        if not watched or self._zygote is None:
-            self._patrol = None
-            return
-        sessions = self._zygote.launched.sessions
-        paths = [os.path.join(sessions, str(one.number)) for one in watched]
-        loop = asyncio.get_running_loop()
-        looking = loop.run_in_executor(None, _too_large, paths, self.limits)
-        looking.add_done_callback(lambda done: self._looked(watched, done))
-
-    def _looked(
-        self, watched: list[Sandbox], looking: asyncio.Future[list[bool]]
-    ) -> None:
-        if not looking.cancelled():
-            for sandbox, is_too_large in zip(watched, looking.result(), strict=True):
-                if is_too_large:
-                    sandbox.out_of_disk()
-        if not self._closed:
-            loop = asyncio.get_running_loop()
-            self._patrol = loop.call_later(_PATROL, self._look)
+        """A worker begins to run code: it is looked at from now on."""
+        if self._patrol is not None:
+            self._patrol.watch(sandbox)
 
     def release(self, sandbox: Sandbox) -> asyncio.Future[None]:
         """Remove what a worker left, and let others have its user."""
         self._sandboxes.pop(sandbox.number, None)
-        self._watched.discard(sandbox)
+        if self._patrol is not None:
+            self._patrol.forget(sandbox)
         loop = asyncio.get_running_loop()
         if self._zygote is None:
             # Its directory goes, or went, with the zygote's.
@@ -296,7 +291,7 @@ class SandboxPool:
             return removed
         sessions = self._zygote.launched.sessions
         path = os.path.join(sessions, str(sandbox.number))
-        removing = loop.run_in_executor(None, _remove, path)
+        removing = loop.run_in_executor(self._threads, _remove, path)
         removing.add_done_callback(lambda _: self._give_back(sandbox.uid))
         return removing
 
@@ -313,9 +308,7 @@ class SandboxPool:
     async def aclose(self) -> None:
         """Kill all workers, end the zygote and remove its directory; idempotent."""
         self._closed = True
-        if self._patrol is not None:
-            self._patrol.cancel()
-            self._patrol = None
+        self._end_patrol()
         async with self._starting:
             await self._undo_launch()
             zygote, self._zygote = self._zygote, None
@@ -328,6 +321,14 @@ class SandboxPool:
             if self._users is not None:
                 self._users.close()
                 self._users = None
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+                self._threads = None
+
+    def _end_patrol(self) -> None:
+        if self._patrol is not None:
+            self._patrol.close()
+            self._patrol = None
 
     async def _end(self, zygote: Zygote) -> str:
         """End a zygote; what it wrote to stderr. Cancelling does not stop that."""
@@ -371,16 +372,6 @@ def _descriptors() -> tuple[socket.socket, tuple[int, int], tuple[int, int, int]
 def _close_all(*descriptors: int) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
-
-
-def _too_large(paths: Sequence[str], limits: Limits) -> list[bool]:
-    """Which of these directories takes too much of the disk."""
-    found: list[bool] = []
-    for path in paths:
-        size, count = scratch.measure(path, most_files=limits.scratch_files)
-        too_many = count > limits.scratch_files
-        found.append(too_many or size > limits.scratch_mib * _MIB)
-    return found
 
 
 def _remove(path: str) -> None:

@@ -34,6 +34,8 @@ OnAsk = Callable[[str], Awaitable[str]]
 """Answers what running code asks."""
 
 _OUT_OF_TIME: Final = 124
+_CANNOT_START: Final = 71
+"""As in sysexits.h."""
 _KILLED: Final = 128 + signal.SIGKILL
 _NAME_CHARACTERS: Final = 256
 _MESSAGE_CHARACTERS: Final = 16_384
@@ -95,6 +97,8 @@ class Sandbox:
         self._reason: Killed | None = None
         self._fault = ""
         self._start_log = ""
+        self.is_worth_a_retry = False
+        """Whether the machine only had no room for it just now."""
         self._status = 0
         self._is_lost = False
         self._closed = False
@@ -114,7 +118,7 @@ class Sandbox:
     async def ready(self, timeout: float) -> bool:
         """Wait until the worker is up; says whether it is."""
         execution = await self._exchange(None, timeout, None)
-        self._start_log = execution.stderr
+        self._start_log = self._start_log or execution.stderr
         return execution.killed is None
 
     async def run(
@@ -240,7 +244,7 @@ class Sandbox:
         )
 
     def last_words(self) -> str:
-        """What a worker that did not start wrote to stderr."""
+        """What a worker that did not start wrote, or why it was not even forked."""
         return self._start_log
 
     # What the worker sends
@@ -281,6 +285,16 @@ class Sandbox:
     def out_of_disk(self) -> None:
         """The scratch directory has grown beyond its limit."""
         self._kill_for("disk")
+
+    def crowded(self) -> None:
+        """It is killed for its threads."""
+        self._kill_for("threads")
+
+    def refused(self, reason: str, *, is_busy: bool) -> None:
+        """It could not be forked."""
+        self._start_log = reason
+        self.is_worth_a_retry = is_busy
+        self.ended(_CANNOT_START)
 
     def ended(self, status: int) -> None:
         """The worker is gone, with an exit status or minus a signal's number."""
@@ -346,6 +360,9 @@ class Sandbox:
                     f"{limits.scratch_files} readable files in the scratch directory"
                 )
                 return _KILLED, "OSError", text
+            case "threads":
+                text = f"expected at most {limits.threads} threads"
+                return _KILLED, "RuntimeError", text
             case "protocol":
                 text = f"the code broke its worker's channel: {self._fault}"
                 return _KILLED, "WorkerDied", text

@@ -10,6 +10,7 @@ Run as `python -m coding_env.sandbox.zygote DESCRIPTOR`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -28,11 +29,14 @@ from . import scratch, system, worker
 from .fences import Equipment, enclose, equip, namespaces
 from .frames import (
     MAX_PACKET,
+    CannotStart,
     Configure,
     ControlReply,
+    Crowded,
     Ended,
     Failed,
     Fence,
+    Inspect,
     Kill,
     Ready,
     Start,
@@ -55,6 +59,10 @@ _CANNOT_START = 71
 
 _REAPED_AT_ONCE = 64
 _TRIES = 16
+_BUSY = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""What a fork fails with when others have taken all that there is."""
+_THREADS_FIELD = 17
+"""Place of the number of threads in `/proc/<pid>/stat`, counted behind the name."""
 
 
 class _Worker(NamedTuple):
@@ -156,6 +164,8 @@ class _Zygote:
             self._start(request, (channel, stdout, stderr))
         elif isinstance(request, Kill):
             self._kill(request.worker)
+        elif isinstance(request, Inspect):
+            self._inspect(request.workers)
         return True
 
     def send(self, message: ControlReply) -> None:
@@ -181,8 +191,9 @@ class _Zygote:
             scratch.make(directory, request.uid)
             pid = self._fork(directory, request.uid, descriptors, serve)
         except OSError as error:
-            os.write(descriptors[2], f"cannot start a worker: {error}\n".encode())
-            self.send(Ended(request.worker, _CANNOT_START))
+            # Removed by the server, if it was made.
+            is_busy = error.errno in _BUSY
+            self.send(CannotStart(request.worker, str(error), is_busy))
             return
         finally:
             for descriptor in descriptors:
@@ -218,6 +229,19 @@ class _Zygote:
         one = self._workers.get(number)
         if one is not None:
             os.kill(one.pid, signal.SIGKILL)
+
+    def _inspect(self, numbers: list[int]) -> None:
+        """Kill the workers that have too many threads.
+
+        Each is only one process for the kernel's limits, but together they could take
+        all that a container may have, so that nobody could start anything any more.
+        """
+        most = self._configuration.limits.threads
+        for number in numbers:
+            one = self._workers.get(number)
+            if one is not None and _threads_of(one.pid) > most:
+                os.kill(one.pid, signal.SIGKILL)
+                self.send(Crowded(number))
 
     def _reap(self) -> None:
         """Report the workers that ended, and kill what they left behind."""
@@ -288,6 +312,14 @@ def _kill_all_of(uid: int) -> None:
         # The user's processes could have killed it before it killed them.
         if os.waitpid(pid, 0)[1] == 0:
             return
+
+
+def _threads_of(pid: int) -> int:
+    """How many threads a child of ours has."""
+    # It is there until we reap it, even if it has ended.
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    # The name before it is in brackets, and may hold any character.
+    return int(stat.rpartition(b")")[2].split()[_THREADS_FIELD])
 
 
 def _compare(servers: dict[str, str]) -> Fence:

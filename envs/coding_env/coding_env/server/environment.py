@@ -20,7 +20,15 @@ from openenv_async import (
 from ..models import CodeError, CodingAction, CodingObservation, CodingState
 from ..sandbox import Execution, PoolConfig, Sandbox, SandboxPool
 from ..sandbox.survey import survey
-from ..tasks import Task, TaskSet, UnknownTask, Verdict, find_tasks, judge_code
+from ..tasks import (
+    Task,
+    TaskSet,
+    UnknownTask,
+    Verdict,
+    find_tasks,
+    hidden_of,
+    judge_code,
+)
 from .settings import Settings
 from .shared import SharedPool
 
@@ -70,9 +78,9 @@ def _task_set(settings: Settings) -> TaskSet | None:
 
 
 def _pool_config(settings: Settings, tasks: TaskSet | None) -> PoolConfig:
-    if tasks is None:
+    if tasks is None or settings.tasks is None:
         return settings.pool_config(())
-    config = settings.pool_config(tuple(tasks.hidden))
+    config = settings.pool_config(hidden_of(settings.tasks, tasks))
     imports = dict.fromkeys((*config.authorized_imports, *tasks.imports))
     return msgspec.structs.replace(config, authorized_imports=tuple(imports))
 
@@ -183,6 +191,11 @@ class CodingEnvironment(Environment[CodingAction, CodingObservation, CodingState
             task_id=None if self._task is None else self._task.task_id,
             attempts=self._attempts,
         )
+
+    @classmethod
+    async def shutdown(cls) -> None:
+        """End the processes that wait for further sessions."""
+        await SharedPool.close_idle()
 
     async def close(self) -> None:
         """End the worker, and remove its directory."""
