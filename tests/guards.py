@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -265,9 +266,14 @@ def _has_chromium() -> bool:
     return any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
 
 
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 _REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
     "docker": (_docker_answers, "no Docker engine answers"),
     "browser": (_has_chromium, "no Chromium on the PATH"),
+    "torch": (_has_torch, "PyTorch is not installed"),
 }
 _answers: dict[str, bool] = {}
 

@@ -57,6 +57,7 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
 def test_every_example_is_run() -> None:
     """No example is forgotten here."""
     others = {"cartpole_batch.py", "coding_humaneval.py", "show_episode.py"}
+    others.add("learn_cartpole.py")  # tests/test_learning.py
     assert {path.name for path in EXAMPLES.glob("*.py")} == OUTPUT.keys() | others
 
 
