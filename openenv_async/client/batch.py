@@ -24,7 +24,7 @@ from .connection import Connection, ConnectionOptions, close_patience
 from .payloads import Payloads
 from .results import AutoresetMode, BatchResult, Failure, Ready
 from .seats import Seat, leave_seats, take_seats
-from .slots import Gather, Slot, counted, spread_options, spread_seeds
+from .slots import Gather, Slot, counted, slots_at, spread_options, spread_seeds
 from .sync import SyncBatch
 
 if TYPE_CHECKING:
@@ -374,17 +374,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     def _choose(self, indices: Sequence[int] | None) -> list[Slot]:
         if not self._is_open:
             raise LocalProtocolError("expected an open batch: use `async with`")
-        if indices is None:
-            return self._slots
-        try:
-            slots = [self._slots[index] for index in indices]
-        except IndexError as error:
-            raise LocalProtocolError(
-                f"expected indices below {len(self._slots)}, got {list(indices)!r}"
-            ) from error
-        if len(set(map(id, slots))) != len(slots):
-            raise LocalProtocolError(f"expected each index once, got {list(indices)!r}")
-        return slots
+        return slots_at(self._slots, indices)
 
     def _check_free(self, slots: Iterable[Slot]) -> None:
         if not self._gathers and not self._arrivals.posted and not self._abandoned:
@@ -462,10 +452,18 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     async def _reopen(self, slots: Sequence[Slot]) -> dict[int, Failure]:
         """Open new sessions in the places of lost ones."""
         lost = [slot for slot in slots if slot.session.ended is not None]
-        if not lost:
-            return {}
+        cut_off = [slot for slot in lost if slot.is_cut_off]
+        problems = await self._open_anew(lost, cut_off)
+        # A server that ends tells its sessions so before it hangs up.
+        left = [one for one in lost if one not in cut_off and one.is_lost_in(problems)]
+        for slot in left:
+            del problems[slot.index]
+        return problems | await self._open_anew(left, left)
+
+    async def _open_anew(
+        self, lost: list[Slot], cut_off: list[Slot]
+    ) -> dict[int, Failure]:
         problems: dict[int, Failure] = {}
-        cut_off = [slot for slot in lost if slot.connection.error is not None]
         if cut_off:
             try:
                 # Their places first: a server that died may be replaced only then.

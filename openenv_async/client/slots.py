@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from .. import messages as m
 from ..errors import (
     LocalProtocolError,
     OpenEnvError,
+    SessionLost,
     StepInterrupted,
 )
 from ..protocol import ClientProtocol, ClientSession, decode_error
@@ -24,7 +25,7 @@ from .seats import Seat
 if TYPE_CHECKING:
     from .batch import EnvBatch
 
-__all__ = ["Gather", "Slot", "counted", "spread_options", "spread_seeds"]
+__all__ = ["Gather", "Slot", "counted", "slots_at", "spread_options", "spread_seeds"]
 
 ItemT = TypeVar("ItemT")
 
@@ -86,6 +87,16 @@ class Slot:
         """Whether the caller of the request in flight was cancelled."""
         self.interrupted: StepInterrupted | None = None
         """A cancelled step that was executed, to be told at the next one."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it has no place, or no connection that could come back."""
+        return self.seat is None or self.connection.error is not None
+
+    def is_lost_in(self, problems: Mapping[int, Failure]) -> bool:
+        """Whether the session was lost when it should be opened."""
+        problem = problems.get(self.index)
+        return problem is not None and isinstance(problem.error, SessionLost)
 
     def deliver(self, message: m.ServerMessage) -> None:
         """Take a message of the session; called by the connection."""
@@ -293,6 +304,21 @@ def spread_options(
     if len(options) != count:
         raise LocalProtocolError(f"expected {count} options, got {len(options)}")
     return options
+
+
+def slots_at(slots: list[Slot], indices: Sequence[int] | None) -> list[Slot]:
+    """The slots with these indices, in their order; all without any."""
+    if indices is None:
+        return slots
+    try:
+        found = [slots[index] for index in indices]
+    except IndexError as error:
+        raise LocalProtocolError(
+            f"expected indices below {len(slots)}, got {list(indices)!r}"
+        ) from error
+    if len(set(map(id, found))) != len(found):
+        raise LocalProtocolError(f"expected each index once, got {list(indices)!r}")
+    return found
 
 
 def counted(actions: Iterable[ItemT], count: int) -> Sequence[ItemT]:
