@@ -36,6 +36,7 @@ from .errors import LocalProtocolError
 __all__ = [
     "ENTRY_POINTS",
     "Action",
+    "Affinity",
     "AnyEnvironment",
     "Environment",
     "EnvironmentMetadata",
@@ -50,8 +51,17 @@ __all__ = [
 ENTRY_POINTS: Final = "openenv_async.environments"
 """The entry point group in which an environment's distribution announces itself."""
 
-Execution = Literal["inline", "thread", "process"]
-"""Where an environment runs: on the event loop, in a thread, in a worker process."""
+Execution = Literal["inline", "thread", "process", "isolated"]
+"""Where an environment runs: on the event loop, in a thread, in a worker process that
+it shares with other sessions, or in one that its session has for itself."""
+
+Affinity = Literal["none", "session", "all"]
+"""Whether blocking calls may come from any thread, always come from one thread of the
+session's own, or from one thread for all sessions."""
+
+_SCHEMES: Final = {"openenv": "openenv_async.openenv.hosting:host"}
+"""Factories of specs for environments of other frameworks, by the word before the first
+of two colons in what to serve. Import paths, because most servers need none of them."""
 
 # The plain type, because msgspec builds its instances without calling anything.
 _fields = cast(Callable[[], dict[str, Any]], dict)
@@ -138,6 +148,10 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     """What clients open it by; the class's name in snake case where it is empty."""
     execution: ClassVar[Execution | None] = None
     """Where to run; None chooses by whether `step` is async."""
+    affinity: ClassVar[Affinity] = "none"
+    """Whether its blocking calls, its constructor's too, have to be on one thread."""
+    any_order: ClassVar[bool] = False
+    """Whether OpenEnv's clients may step before a reset, after the end or an error."""
     action_type: ClassVar[Any] = None
     """Filled in from the type arguments."""
     observation_type: ClassVar[Any] = None
@@ -146,6 +160,8 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     """Filled in from the type arguments."""
 
     _report: Callable[[float | None, str], None] | None = None
+    _building: bool = False
+    """Whether what it stands for is still to be built; failing until then is told."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -216,8 +232,11 @@ AnyEnvironment = Environment[Any, Any, Any]
 
 def environment_name(cls: type[AnyEnvironment]) -> str:
     """The name that clients open an environment by."""
-    if cls.name:
-        return cls.name
+    return cls.name or name_of_class(cls)
+
+
+def name_of_class(cls: type) -> str:
+    """A class's name in snake case, without `Environment` at its end."""
     plain = cls.__name__.removesuffix("Environment") or cls.__name__
     return "".join(
         f"_{letter.lower()}" if letter.isupper() and position else letter.lower()
@@ -279,6 +298,19 @@ class EnvironmentSpec:
     target: str = ""
     async_methods: frozenset[str] = frozenset()
     """Which of reset, step, state and close are coroutine functions."""
+    affinity: Affinity = "none"
+    """What its blocking calls need of threads."""
+    schemas: Mapping[str, Any] | None = None
+    """JSON Schemas by `action`, `observation` and `state`; None asks the types."""
+    any_order: bool = False
+    """Whether OpenEnv's clients may step before a reset, after the end or an error."""
+    tools: bool = False
+    """Whether it takes the actions `list_tools` and `call_tool`, whatever its types."""
+    tasks: Callable[[], object] | None = None
+    """Builds what lists the environment's tasks, for OpenEnv's routes; None has none.
+
+    Any of `list_splits`, `list_tasks`, `num_tasks`, `get_task` and `get_task_range`.
+    """
     shutdown: Callable[[], Awaitable[None]] | None = None
     """Gives back what all its environments share, at the end of a server."""
 
@@ -330,9 +362,10 @@ class EnvironmentSpec:
             importable = "<locals>" not in environment.__qualname__
             target = f"{environment.__module__}:{environment.__qualname__}"
             target = "" if given or not importable else target
+        factory = (lambda: environment(**given)) if given else environment
         return cls(
             name=name,
-            factory=(lambda: environment(**given)) if given else environment,
+            factory=factory,
             action_type=environment.action_type,
             observation_type=environment.observation_type,
             state_type=environment.state_type,
@@ -345,6 +378,9 @@ class EnvironmentSpec:
                 if inspect.iscoroutinefunction(getattr(environment, method))
             ),
             shutdown=environment.shutdown,
+            affinity=environment.affinity,
+            any_order=environment.any_order,
+            tasks=factory if hasattr(environment, "list_splits") else None,
         )
 
     def with_name(self, name: str) -> EnvironmentSpec:
@@ -366,6 +402,8 @@ def find_spec(target: str, *, execution: Execution | None = None) -> Environment
     Args:
         target: `package`, `package:Attribute` or an entry point's name; behind a `?`
             arguments for the class or factory, as in `gymnasium_env?id=CartPole-v1`.
+            `openenv:package:Attribute` hosts an environment, or an application, that
+            was written for OpenEnv.
         execution: Overrides what the environment says.
 
     Raises:
@@ -373,6 +411,9 @@ def find_spec(target: str, *, execution: Execution | None = None) -> Environment
     """
     path, _, query = target.partition("?")
     arguments = {key: _literal(value) for key, value in parse_qsl(query)}
+    scheme, _, rest = path.partition(":")
+    if scheme in _SCHEMES and ":" in rest:
+        path, arguments = _SCHEMES[scheme], {"target": rest, **arguments}
     found = _find_object(path)
     takes_arguments = True
     if callable(found) and not isinstance(found, type):

@@ -417,6 +417,7 @@ _OWN_CODE: tuple[type[OpenEnvError], ...] = (
     SessionLost,
     EpisodeLost,
     ReplyLost,
+    ConnectFailed,
 )
 
 _BY_CODE: dict[str, type[OpenEnvError]] = {

@@ -100,7 +100,8 @@ def test_every_message_is_specified() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/protocol.md", "docs/glossary.md"]
+    "document",
+    ["README.md", "docs/protocol.md", "docs/glossary.md", "docs/openenv.md"],
 )
 def test_links_lead_somewhere(document: str) -> None:
     """Relative links name files that exist, and headings of this document."""

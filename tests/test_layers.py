@@ -22,7 +22,9 @@ _ROWS: Final = (
     "arrays",
     "messages",
     "protocol",
+    "dialect",
     "environment",
+    "tools",
     "providers",
     "images",
     "client",
@@ -47,7 +49,7 @@ _STRICTER: Final = {
 }
 """The rows that these may import from, beside their own."""
 
-_PURE: Final = ("arrays", "messages", "protocol")
+_PURE: Final = ("arrays", "messages", "protocol", "dialect")
 """What does no I/O and reads neither a clock nor a random source."""
 
 _IMPURE: Final = (
@@ -55,7 +57,7 @@ _IMPURE: Final = (
     *("time", "random", "secrets", "uuid", "os.urandom", "os.getrandom"),
 )
 
-_OPTIONAL: Final = ("numpy", "uvloop", "aiodocker", "aiohttp", "openai", "torch")
+_OPTIONAL: Final = ("numpy", "uvloop", "aiodocker", "aiohttp", "mcp", "openai", "torch")
 """Extras that a function may import when it runs, saying why."""
 
 _SERVING: Final = ("starlette", "uvicorn", f"{_PACKAGE}.server", f"{_PACKAGE}.cli")

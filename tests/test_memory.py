@@ -17,6 +17,7 @@ from openenv_async import (
     Unauthorized,
 )
 from openenv_async.client.carriers import carrier_of
+from openenv_async.client.connection import Connection
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.transport import open_websocket
 from openenv_async.memory import Direction, MemoryProvider, MemoryServer
@@ -83,7 +84,7 @@ async def test_a_cut_loses_no_step(server: MemoryServer) -> None:
         await asyncio.sleep(0.01)
         server.cut()
         assert (await running).observation.count == 1
-        assert env._connection
+        assert isinstance(env._connection, Connection)
         assert env._connection.reconnects == 1
 
 

@@ -52,7 +52,7 @@ def serve(
         float, typer.Option(min=0.1, help="Seconds of silence before a ping.")
     ] = 15.0,
     execution: Annotated[
-        Literal["inline", "thread", "process"] | None,
+        Literal["inline", "thread", "process", "isolated"] | None,
         typer.Option(help="Where environments run, if not where they say."),
     ] = None,
     threads: Annotated[

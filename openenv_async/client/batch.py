@@ -20,7 +20,8 @@ from ..errors import (
 )
 from ..providers import Placer, Provider, Served, placer_of
 from .arrivals import Arrivals
-from .connection import Connection, ConnectionOptions, close_patience
+from .connection import ConnectionOptions, close_patience
+from .links import Link
 from .payloads import Payloads
 from .results import AutoresetMode, BatchResult, Failure, Ready
 from .seats import Seat, leave_seats, take_seats
@@ -110,7 +111,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         }
         self.timeout = timeout
         self._slots = [Slot(self, index) for index in range(size)]
-        self._connections: tuple[Connection, ...] = ()
+        self._connections: tuple[Link, ...] = ()
         """Each once."""
         self._arrivals = Arrivals()
         self._gathers: set[Gather] = set()

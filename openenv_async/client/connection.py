@@ -24,7 +24,7 @@ from ..errors import (
 from ..protocol import ClientProtocol, ClientSession
 from .carriers import Socket
 from .endpoint import Endpoint
-from .transport import open_websocket
+from .transport import SpeaksDialect, open_websocket
 
 __all__ = [
     "Connection",
@@ -70,6 +70,8 @@ class ConnectionOptions:
         reconnect_timeout: Seconds of trying before sessions count as lost.
         spin: Seconds of polling after traffic, while few sessions are active.
         limits: What this side accepts, and its heartbeat.
+        dialect: Whether to speak OpenEnv's dialect at once, without asking for ours.
+        headers: More HTTP headers for handshakes.
     """
 
     token: str | None = None
@@ -77,6 +79,8 @@ class ConnectionOptions:
     reconnect_timeout: float = 60.0
     spin: float = SPIN_WINDOW
     limits: m.Limits = dataclasses.field(default_factory=m.Limits)
+    dialect: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         token = self.token
@@ -175,6 +179,8 @@ class Connection:
                 self.flush()
                 await socket.aclose(_CLOSE_TIMEOUT)
         finally:
+            if isinstance(self.error, SpeaksDialect):
+                self.error.drop()
             await self._tasks.aclose()
 
     # Connecting
@@ -214,6 +220,7 @@ class Connection:
             received=self._received,
             writable=self._schedule_flush,
             lost=self._lost,
+            headers=self.options.headers,
         )
         if socket.is_closed:
             raise ConnectFailed(f"{self.endpoint.url!r} ended the connection")
@@ -454,7 +461,17 @@ class Connection:
         self._timer = self.loop.call_later(interval, self._tick)
 
 
-def close_patience(connections: Iterable[Connection]) -> float:
+class _Reachable(Protocol):
+    @property
+    def ready(self) -> bool: ...
+
+
+class _Connected(Protocol):
+    @property
+    def protocol(self) -> _Reachable: ...
+
+
+def close_patience(connections: Iterable[_Connected]) -> float:
     """Seconds to wait for sessions to close: few where nobody is there to do it."""
     reachable = all(connection.protocol.ready for connection in connections)
     return _CLOSE_PATIENCE if reachable else _LOST_PATIENCE

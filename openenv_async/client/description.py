@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from typing import Any, Final
 from urllib.parse import quote
 
-import anyio
 import msgspec
 
 from ..environment import EnvironmentMetadata
@@ -18,13 +16,11 @@ from ..errors import (
     Unauthorized,
     UnknownEnvironment,
 )
-from .carriers import carrier_of
 from .endpoint import Endpoint
+from .http import UNREACHABLE, fetch
 
 __all__ = ["EnvironmentDescription", "describe", "server_health"]
 
-_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of an answer; a schema with bounds for each pixel is large."""
 _TIMEOUT: Final = 10.0
 
 
@@ -105,12 +101,14 @@ class _Described:
         url = self._endpoint.url
         try:
             async with asyncio.timeout(self._timeout):
-                status, body = await self._fetch(path)
+                status, body = await fetch(
+                    self._endpoint, "GET", path, token=self._token
+                )
         except TimeoutError:
             raise ConnectFailed(
                 f"expected an answer from {url!r} within {self._timeout} s"
             ) from None
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        except UNREACHABLE as error:
             text = str(error) or type(error).__name__
             raise ConnectFailed(f"expected a server at {url!r}: {text}") from error
         try:
@@ -127,47 +125,6 @@ class _Described:
                 f"{body[:200]!r}"
             )
         return answer  # pyright: ignore[reportUnknownVariableType]  # of JSON
-
-    async def _fetch(self, path: str) -> tuple[int, bytes]:
-        endpoint = self._endpoint
-        if endpoint.memory:
-            return await carrier_of(endpoint).get(path, token=self._token)
-        if endpoint.uds:
-            opened = asyncio.open_unix_connection(endpoint.uds, limit=_LIMIT)
-        else:
-            # Reads the system's certificates, which blocks.
-            context = (
-                await anyio.to_thread.run_sync(ssl.create_default_context)
-                if endpoint.tls
-                else None
-            )
-            opened = asyncio.open_connection(
-                endpoint.host, endpoint.port, ssl=context, limit=_LIMIT
-            )
-        reader, writer = await opened
-        try:
-            host = endpoint.host if endpoint.uds else f"{endpoint.host}:{endpoint.port}"
-            base = endpoint.path.removesuffix("/ws")
-            # 1.0, so that the answer ends with the connection and is not chunked.
-            lines = [f"GET {base}{path} HTTP/1.0", f"Host: {host}"]
-            if self._token is not None:
-                lines.append(f"Authorization: Bearer {self._token}")
-            writer.write("\r\n".join([*lines, "", ""]).encode())
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            return int(head.split()[1]), await _read(reader)
-        finally:
-            writer.close()
-
-
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while part := await reader.read(256 * 1024):
-        parts.append(part)
-        size += len(part)
-        if size > _LIMIT:
-            raise ValueError(f"expected at most {_LIMIT} bytes, got more")
-    return b"".join(parts)
 
 
 def _message(answer: object, otherwise: str) -> str:

@@ -19,8 +19,9 @@ from .._aio import shielded
 from ..errors import ConnectFailed, LocalProtocolError
 from ..protocol import error_of
 from ..providers import FixedServer
-from .connection import Connection, ConnectionOptions
+from .connection import ConnectionOptions
 from .endpoint import Endpoint
+from .links import Link
 from .pool import Pool, pool_of
 from .results import Timing, revive
 
@@ -100,7 +101,7 @@ class ServerObserver:
         self._server = FixedServer(url)
         self._options = ConnectionOptions(token=token, connect_timeout=connect_timeout)
         self._pool: Pool | None = None
-        self._connection: Connection | None = None
+        self._connection: Link | None = None
 
     async def __aenter__(self) -> ServerObserver:
         self._pool = pool_of(self._server, self._options)
@@ -117,7 +118,7 @@ class ServerObserver:
         if connection is not None and self._pool is not None:
             await shielded(self._pool.release([connection]), timeout=_CLOSE_TIMEOUT)
 
-    def _open(self) -> Connection:
+    def _open(self) -> Link:
         if self._connection is None:
             raise LocalProtocolError("expected an open observer: use `async with`")
         if not self._connection.protocol.ready:

@@ -1,4 +1,8 @@
-"""The connections of this process: one server, few sockets, all sessions."""
+"""The connections of this process: one server, few sockets, all sessions.
+
+A server that does not agree to our subprotocol is spoken to in OpenEnv's dialect, with
+a socket for each session. That costs no connection more: the first socket is kept.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ from typing import Final, TypeAlias
 from .._aio import shielded
 from ..providers import FixedServer, Served
 from .connection import Connection, ConnectionOptions, Diagnose
+from .dialect import DialectLink
 from .endpoint import Endpoint
+from .links import Link
+from .transport import SpeaksDialect
 
 __all__ = ["Pool", "pool_of"]
 
@@ -32,14 +39,17 @@ class Pool:
         self._options = options
         self.diagnose: Diagnose | None = None
         """Tells why the server has ended by itself, if it has."""
-        self._connections: list[Connection] = []
+        self._connections: list[Link] = []
+        self._dialect = options.dialect
+        """Whether the server is known to speak OpenEnv's dialect."""
 
-    async def acquire(self, count: int, *, sockets: int | None) -> list[Connection]:
+    async def acquire(self, count: int, *, sockets: int | None) -> list[Link]:
         """Get connections for a number of sessions, one entry a session.
 
         Args:
             count: Sessions.
-            sockets: Connections to spread them over; None chooses.
+            sockets: Connections to spread them over; None chooses. Where the server
+                speaks OpenEnv's dialect, each session has one.
 
         Raises:
             OpenEnvError: No connection could be made; none is held then.
@@ -50,13 +60,39 @@ class Pool:
         try:
             for connection in set(chosen):
                 await connection.wait_greeted()
+        except SpeaksDialect:
+            link = self._switch(chosen)
+            link.acquire(count)
+            await shielded(self.release(chosen), timeout=_RELEASE_TIMEOUT)
+            return [link] * count
         except BaseException:
             await shielded(self.release(chosen), timeout=_RELEASE_TIMEOUT)
             raise
         return chosen
 
-    def _choose(self, count: int, sockets: int | None) -> list[Connection]:
+    def _switch(self, connections: list[Link]) -> DialectLink:
+        """Speak the dialect from now on, first on the sockets that are open."""
+        link = self._dialect_link()
+        for connection in connections:
+            if isinstance(connection.error, SpeaksDialect):
+                socket = connection.error.take()
+                if socket is not None:
+                    link.adopt(socket)
+        return link
+
+    def _dialect_link(self) -> DialectLink:
+        self._dialect = True
+        for link in self._connections:
+            if isinstance(link, DialectLink):
+                return link
+        link = DialectLink(self._endpoint, self._options, self.diagnose)
+        self._connections.append(link)
+        return link
+
+    def _choose(self, count: int, sockets: int | None) -> list[Link]:
         self._forget_failed()
+        if self._dialect:
+            return [self._dialect_link()] * count
         live = self._connections
         total = count + sum(connection.users for connection in live)
         if sockets is None:
@@ -76,7 +112,7 @@ class Pool:
             connection for connection in self._connections if connection.error is None
         ]
 
-    async def release(self, connections: list[Connection]) -> None:
+    async def release(self, connections: list[Link]) -> None:
         """Give connections back, one entry a session; closes those that are free."""
         free = {connection for connection in connections if connection.release()}
         self._connections = [

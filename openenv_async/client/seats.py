@@ -14,7 +14,8 @@ import anyio
 
 from .._aio import shielded
 from ..providers import Placer, Served
-from .connection import Connection, ConnectionOptions
+from .connection import ConnectionOptions
+from .links import Link
 from .pool import Pool, pool_of
 
 __all__ = ["Seat", "leave_seats", "take_seats"]
@@ -29,7 +30,7 @@ class Seat:
 
     server: Served
     pool: Pool
-    connection: Connection
+    connection: Link
 
 
 async def take_seats(
@@ -97,7 +98,7 @@ async def leave_seats(placer: Placer, seats: Sequence[Seat]) -> None:
 async def _leave(
     placer: Placer, seats: Sequence[Seat], places: Sequence[Served]
 ) -> None:
-    held: dict[Pool, list[Connection]] = {}
+    held: dict[Pool, list[Link]] = {}
     for seat in seats:
         held.setdefault(seat.pool, []).append(seat.connection)
     try:

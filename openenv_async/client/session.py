@@ -22,8 +22,9 @@ from ..errors import (
 )
 from ..protocol import ClientSession
 from ..providers import Placer, Provider, Served, placer_of
-from .connection import Connection, ConnectionOptions, Waiter, close_patience
+from .connection import ConnectionOptions, Waiter, close_patience
 from .factories import Factories
+from .links import Link
 from .payloads import Payloads, not_open, refusal, unwrap
 from .results import StepResult
 from .seats import Seat, leave_seats, take_seats
@@ -54,6 +55,10 @@ class EnvClient(Factories[ActT, ObsT, StateT]):
     share its sockets; calls on different sessions never disturb each other, and a
     second call on a session while one is in flight raises `SessionBusy`.
 
+    A server of OpenEnv's is spoken to in its own dialect, with a socket a session. It
+    cannot stop a call, so a cancelled one is waited for by the next; and with its
+    socket a session is lost, unless it has a `lease`.
+
     Args:
         url: `ws://host:port`, `wss://host:port` or `ws+unix:///path/to/socket`.
         provider: Starts the server, or is a fleet of them; give this or `url`.
@@ -63,7 +68,8 @@ class EnvClient(Factories[ActT, ObsT, StateT]):
         timeout: Seconds for each call that names no other; None has no deadline.
         capacity_timeout: Seconds to wait while the server is full.
         lease: Seconds that the session may outlive a lost connection, bounded by the
-            server; None asks for the server's most.
+            server; None asks for the server's most. In OpenEnv's dialect None asks for
+            none: a session that outlives its client stays there for good.
         hold: While somebody has taken the session over, wait instead of failing.
         take_over: Public id of somebody else's session, to drive that one instead of
             opening one; it is handed back at the end.
@@ -113,7 +119,7 @@ class EnvClient(Factories[ActT, ObsT, StateT]):
         self._timeout = timeout
         self._on_progress = on_progress
         self._seat: Seat | None = None
-        self._connection: Connection | None = None
+        self._connection: Link | None = None
         self._session: ClientSession[Waiter] | None = None
         self._future: asyncio.Future[m.ServerMessage] | None = None
         self._leftover: asyncio.Future[m.ServerMessage] | None = None

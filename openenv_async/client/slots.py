@@ -16,8 +16,9 @@ from ..errors import (
     SessionLost,
     StepInterrupted,
 )
-from ..protocol import ClientProtocol, ClientSession, decode_error
-from .connection import Connection, Waiter
+from ..protocol import ClientSession, decode_error
+from .connection import Waiter
+from .links import Link, Machine
 from .payloads import unwrap
 from .results import Failure, StepResult
 from .seats import Seat
@@ -73,8 +74,8 @@ class Slot:
         self.batch = batch
         self.index = index
         self.seat: Seat | None = None
-        self.connection: Connection
-        self.protocol: ClientProtocol[Waiter]
+        self.connection: Link
+        self.protocol: Machine
         self.session: ClientSession[Waiter]
         self.kind: type = m.Open
         self.gather: Gather | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from websockets.client import ClientProtocol as Framing
@@ -17,16 +17,18 @@ from websockets.exceptions import (
     InvalidMessage,
     InvalidState,
     InvalidStatus,
+    PayloadTooBig,
 )
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from ..errors import ConnectFailed, OpenEnvError, Unauthorized
+from ..errors import ConnectFailed, OpenEnvError, RemoteProtocolError, Unauthorized
 from .carriers import Socket, carrier_of
 from .endpoint import Endpoint
 
-__all__ = ["WebSocket", "open_websocket"]
+__all__ = ["SpeaksDialect", "WebSocket", "open_websocket"]
 
 _ROOM: Final = 64 * 1024
 _LOW_WATER: Final = 256 * 1024
@@ -34,12 +36,34 @@ _HIGH_WATER: Final = 1024 * 1024
 """Bytes in the kernel's queue above which frames wait in the outbox instead."""
 
 
+class SpeaksDialect(RemoteProtocolError):
+    """The server took the WebSocket without agreeing to our subprotocol.
+
+    So do OpenEnv's servers. By then they have made a session for it, so `socket` is to
+    be used or dropped, not to be forgotten.
+    """
+
+    socket: WebSocket | None = None
+
+    def take(self) -> WebSocket | None:
+        """The socket, for the first one who asks."""
+        socket, self.socket = self.socket, None
+        return socket
+
+    def drop(self) -> None:
+        """End the socket if nobody took it."""
+        socket = self.take()
+        if socket is not None:
+            socket.abort()
+
+
 class WebSocket(asyncio.Protocol):
     """One client connection: whole messages in and out.
 
     Args:
         endpoint: Where it goes.
-        subprotocol: What the server has to agree to.
+        subprotocol: What to offer; None offers nothing, and speaks OpenEnv's dialect.
+        headers: More headers for the handshake.
         token: Bearer token for the handshake.
         is_text: Whether messages travel as text.
         max_size: Largest message to accept, in bytes.
@@ -52,24 +76,31 @@ class WebSocket(asyncio.Protocol):
         self,
         endpoint: Endpoint,
         *,
-        subprotocol: str,
+        subprotocol: str | None,
         token: str | None,
         is_text: bool,
         max_size: int,
         received: Callable[[bytes], None],
         writable: Callable[[], None],
         lost: Callable[[Socket], None],
+        headers: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._framing = Framing(
             parse_uri(endpoint.websocket_url),
-            subprotocols=[subprotocol],  # type: ignore[list-item]  # a NewType of str
+            subprotocols=[subprotocol] if subprotocol else None,  # type: ignore[list-item]  # a NewType of str
             max_size=max_size + _ROOM,
         )
         self._endpoint = endpoint
+        self._subprotocol = subprotocol
         self._token = token
+        self._headers = tuple(headers)
         self._send_message = (
             self._framing.send_text if is_text else self._framing.send_binary
         )
+        self._early: list[bytes] = []
+        """Messages in another language than ours, for whoever takes the socket."""
+        self.heard = True
+        """Whether the server answered since the last ping."""
         self._received = received
         self._writable = writable
         self._lost = lost
@@ -93,6 +124,8 @@ class WebSocket(asyncio.Protocol):
         request.headers["User-Agent"] = "openenv-async"
         if self._token is not None:
             request.headers["Authorization"] = f"Bearer {self._token}"
+        for name, value in self._headers:
+            request.headers[name] = value
         self._framing.send_request(request)
         self._write()
 
@@ -122,6 +155,8 @@ class WebSocket(asyncio.Protocol):
 
     def _responded(self) -> None:
         if self._framing.handshake_exc is None and not self._handshake.done():
+            if self._framing.subprotocol is None:
+                self._received = self._early.append
             self._handshake.set_result(None)
 
     def _fail_handshake(self, error: Exception) -> None:
@@ -144,6 +179,8 @@ class WebSocket(asyncio.Protocol):
             if frame.fin:
                 pieces, self._pieces = self._pieces, []
                 self._received(b"".join(pieces))
+        elif opcode is Opcode.PONG:
+            self.heard = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
@@ -179,6 +216,74 @@ class WebSocket(asyncio.Protocol):
         """
         await self._handshake
 
+    @property
+    def speaks_dialect(self) -> bool:
+        """Whether the server did not agree to the subprotocol that it was offered."""
+        return self._subprotocol is not None and self._framing.subprotocol is None
+
+    def hand_over(
+        self,
+        received: Callable[[bytes], None],
+        lost: Callable[[Socket], None],
+        *,
+        max_size: int,
+    ) -> None:
+        """Move a socket without a subprotocol to whoever speaks the dialect, as text.
+
+        What came meanwhile is delivered in a later turn, and so is its end.
+
+        Args:
+            received: Called with each message.
+            lost: Called once, with itself, when the connection is gone.
+            max_size: Largest message to accept, in bytes.
+        """
+        self._send_message = self._framing.send_text
+        self._framing.max_message_size = max_size + _ROOM
+        asyncio.get_running_loop().call_soon(self._replay, received, lost)
+
+    def _replay(
+        self, received: Callable[[bytes], None], lost: Callable[[Socket], None]
+    ) -> None:
+        self._received, self._lost = received, lost
+        early, self._early = self._early, []
+        for message in early:
+            received(message)
+        if self._transport is None:
+            lost(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a message would still be written."""
+        transport = self._transport
+        return (
+            transport is not None
+            and not transport.is_closing()
+            and self._framing.state is State.OPEN
+        )
+
+    @property
+    def has_early(self) -> bool:
+        """Whether something came before it was handed over."""
+        return bool(self._early)
+
+    def ping(self) -> None:
+        """Ask for a sign of life; `heard` will tell."""
+        self.heard = False
+        if self.is_open:
+            self._framing.send_ping(b"")
+            self._write()
+
+    @property
+    def ending(self) -> tuple[int, str]:
+        """Code and reason with which the connection ended; 1006 without any."""
+        close = self._framing.close_rcvd or self._framing.close_sent
+        return (1006, "") if close is None else (int(close.code), close.reason)
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether it ended because a message was larger than we take."""
+        return isinstance(self._framing.parser_exc, PayloadTooBig)
+
     def send(self, frame: bytes) -> None:
         """Write a message; never blocks, and does nothing once the socket ends."""
         if self._transport is None:
@@ -198,7 +303,7 @@ class WebSocket(asyncio.Protocol):
         """Close with a handshake; drops the socket when that takes too long."""
         if self._transport is None:
             return
-        if self._framing.state.name == "OPEN":
+        if self._framing.state is State.OPEN:
             self._framing.send_close(1000)
             self._write()
         else:
@@ -245,21 +350,29 @@ def _handshake_error(endpoint: Endpoint, error: Exception) -> OpenEnvError:
 async def open_websocket(
     endpoint: Endpoint,
     *,
-    subprotocol: str,
+    subprotocol: str | None,
     token: str | None,
     is_text: bool,
     max_size: int,
     received: Callable[[bytes], None],
     writable: Callable[[], None],
     lost: Callable[[Socket], None],
+    headers: Iterable[tuple[str, str]] = (),
 ) -> Socket:
     """Connect and shake hands.
 
     Raises:
         ConnectFailed: Nobody listens there, or no WebSocket server does.
         Unauthorized: The token is missing or wrong.
+        SpeaksDialect: The server did not agree to the subprotocol.
     """
     if endpoint.memory:
+        if subprotocol is None:
+            raise ConnectFailed(
+                f"expected a server that speaks OpenEnv's dialect, got one in this "
+                f"process at {endpoint.url!r}",
+                retryable=False,
+            )
         return await carrier_of(endpoint).open(
             subprotocol=subprotocol,
             token=token,
@@ -280,6 +393,7 @@ async def open_websocket(
             received=received,
             writable=writable,
             lost=lost,
+            headers=headers,
         )
 
     try:
@@ -301,4 +415,11 @@ async def open_websocket(
     except BaseException:
         socket.abort()
         raise
+    if socket.speaks_dialect:
+        other = SpeaksDialect(
+            f"expected a server that speaks {subprotocol!r} at {endpoint.url!r}, got "
+            "one that chose no subprotocol"
+        )
+        other.socket = socket
+        raise other
     return socket

@@ -116,7 +116,7 @@ def _watched(
     spec: EnvironmentSpec, living: weakref.WeakSet[AnyEnvironment]
 ) -> EnvironmentSpec:
     """The same environment, but its instances are counted."""
-    if spec.execution == "process":
+    if spec.execution in ("process", "isolated"):
         return spec
     factory: Callable[[], AnyEnvironment] = spec.factory
 

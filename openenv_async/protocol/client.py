@@ -31,6 +31,7 @@ __all__ = [
     "ClientEvent",
     "ClientProtocol",
     "ClientSession",
+    "check_seed",
     "check_timeout",
     "decode_error",
     "ended_again",
@@ -217,7 +218,7 @@ class ClientProtocol(Connection, Generic[WaiterT]):
         if timeout is not None:
             check_timeout(timeout)
         if seed is not None:
-            seed = _check_seed(seed)
+            seed = check_seed(seed)
         seq = session.seq + 1
         self._request(
             session, m.Reset(session.handle, seq, seed, episode_id, options, timeout)
@@ -521,7 +522,7 @@ def check_timeout(timeout: object, what: str = "timeout") -> None:
         )
 
 
-def _check_seed(seed: object) -> int:
+def check_seed(seed: object) -> int:
     """Take any integer, NumPy's as well.
 
     Raises:

@@ -30,6 +30,7 @@ class Connection:
         codec: The encoding that the subprotocol names.
         limits: What this side accepts.
         wake: Called when something may begin to wait in the outbox.
+        outbox: What messages wait in; by default one that makes frames and chunks.
     """
 
     def __init__(
@@ -37,13 +38,14 @@ class Connection:
         codec: m.Codec,
         limits: m.Limits | None,
         wake: Callable[[], None] | None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.codec = codec
         self.limits = limits or m.Limits()
         self.phase = Phase.GREETING
         self.close_code: int | None = None
         """The WebSocket close code to end with, once the outbox is empty."""
-        self._outbox = Outbox(codec, wake)
+        self._outbox = Outbox(codec, wake) if outbox is None else outbox
         self.small: Final = self._outbox.small
         self.wake: Final = self._outbox.wake
         self.send: Final[Callable[[bytes], None]] = self._outbox.append

@@ -16,7 +16,7 @@ from .. import messages as m
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .channels import Channel, Work
 from .connection import UNENCODABLE, Connection, tag_of, unusable
-from .framing import Inbox
+from .framing import Inbox, Outbox
 from .sessions import Watcher
 from .table import SessionTable
 from .tables import RECEIVES, Phase, Stage
@@ -55,6 +55,7 @@ class ServerProtocol(Connection):
         limits: What this side accepts.
         authorize: Whether `hello` with this token may go on; the default lets all.
         wake: Called when something begins to wait in the outbox.
+        outbox: What messages wait in, if not in frames for a socket.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class ServerProtocol(Connection):
         limits: m.Limits | None = None,
         authorize: Callable[[str | None], bool] = _always,
         wake: Callable[[], None] | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
-        super().__init__(codec, limits, wake)
+        super().__init__(codec, limits, wake, outbox)
         self.table = table
         self.peer = ""
         """What the client calls itself."""

@@ -51,7 +51,7 @@ class LocalProvider:
     def __init__(
         self,
         *targets: str,
-        execution: Literal["inline", "thread", "process"] | None = None,
+        execution: Literal["inline", "thread", "process", "isolated"] | None = None,
         max_sessions: int | None = None,
         lease: float | None = None,
         workers: int | None = None,

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -17,10 +19,20 @@ from .. import messages as m
 from .._aio import SPIN_WINDOW
 from ..environment import AnyEnvironment, EnvironmentSpec, Execution, find_spec
 from ..errors import LocalProtocolError
-from .connection import CODECS, DIRECT, AsgiLink, DirectLink
+from .connection import CODECS, DIRECT, AsgiLink, Connect, DirectLink, ServedSocket
 from .core import ServerCore
+from .dialect import (
+    DialectSocket,
+    Hall,
+    McpRoute,
+    RpcSocket,
+    dialect_metadata,
+    dialect_routes,
+    dialect_schema,
+)
 from .schema import environment_schema
 from .security import AccessPolicy, bearer_token
+from .streamable import streamable_for
 
 __all__ = ["EnvironmentLike", "create_app", "create_core"]
 
@@ -28,6 +40,10 @@ EnvironmentLike = type[AnyEnvironment] | EnvironmentSpec | str
 """A class, a description of one, or what `openenv-async serve` takes."""
 
 _DRAIN_TIMEOUT = 10.0
+_KEEPALIVE = 20.0
+"""Seconds between pings of a WebSocket whose messages carry no heartbeat."""
+_ROOM = 64 * 1024
+"""How much larger than our frame limit the socket's is, so that ours answers."""
 
 
 def create_app(
@@ -49,6 +65,8 @@ def create_app(
     message_bytes: int = 256 * 1024 * 1024,
     kept_bytes: int = 1024 * 1024 * 1024,
     spin: float = SPIN_WINDOW,
+    openenv_lease: float = 3600.0,
+    openenv_bytes: int = 16 * 1024 * 1024,
 ) -> Starlette:
     """Build the application that serves environments.
 
@@ -73,6 +91,10 @@ def create_app(
         kept_bytes: Bound for the replies that are kept for a reconnect.
         spin: Seconds of polling after traffic on a connection with few sessions,
             instead of sleeping: a lone step takes half the time. 0 never polls.
+        openenv_lease: Seconds that a session which a client of OpenEnv made over HTTP
+            outlives its last use.
+        openenv_bytes: Largest WebSocket message, and largest HTTP body, to accept from
+            clients of OpenEnv.
 
     Raises:
         LocalProtocolError: An environment cannot be found or described.
@@ -95,18 +117,26 @@ def create_app(
         spin=spin,
     )
     policy = AccessPolicy(hosts=allowed_hosts, origins=allowed_origins)
-    endpoints = _Endpoints(core)
+    core.largest_frame = max(frame_bytes + _ROOM, openenv_bytes)
+    hall = Hall(core, lease=openenv_lease, frame_bytes=openenv_bytes)
+    endpoints = _Endpoints(core, hall)
+    mcp = McpRoute(hall)
+    mcp.streamable = streamable_for(hall)
     application = Starlette(
         routes=[
             Route("/health", endpoints.health),
             Route("/metadata", endpoints.metadata),
             Route("/schema", endpoints.schema),
-            WebSocketRoute("/ws", endpoints.websocket),
+            WebSocketRoute("/ws", _WebSocketEndpoint(hall)),
+            WebSocketRoute("/mcp", _RpcEndpoint(hall)),
+            *dialect_routes(hall, mcp),
         ],
         lifespan=endpoints.lifespan,
+        exception_handlers={HTTPException: _http_error},
     )
     application.add_middleware(_Gate, core=core, policy=policy)
     application.state.core = core
+    application.state.mcp = mcp
     return application
 
 
@@ -186,8 +216,17 @@ def _error(status: int, message: str) -> Response:
         404: "unknown_environment",
     }[status]
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    body = {"code": code, "message": message}
+    # Clients of OpenEnv look for `detail`.
+    body = {"code": code, "message": message, "detail": message}
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """Answer an unknown path or method as OpenEnv's servers do."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse(
+        {"detail": error.detail}, status_code=error.status_code, headers=error.headers
+    )
 
 
 async def _refuse_websocket(
@@ -212,15 +251,18 @@ async def _refuse_websocket(
 class _Endpoints:
     """The routes of one application."""
 
-    def __init__(self, core: ServerCore) -> None:
+    def __init__(self, core: ServerCore, hall: Hall) -> None:
         self._core = core
+        self._hall = hall
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _application: Starlette) -> AsyncGenerator[None, None]:
         """Close every environment when the application ends."""
+        self._core.warm()
         try:
             yield
         finally:
+            self._hall.aclose()
             await self._core.drain(timeout=_DRAIN_TIMEOUT)
             await self._core.aclose()
 
@@ -234,26 +276,38 @@ class _Endpoints:
             self._core.hold()
         capacity = self._core.capacity()
         return JSONResponse(
-            capacity, status_code=200 if capacity["status"] == "ok" else 503
+            capacity, status_code=200 if capacity["status"] == "healthy" else 503
         )
 
     async def metadata(self, request: Request) -> Response:
         """What the environments say about themselves."""
-        return self._describe(request, lambda spec: msgspec.to_builtins(spec.metadata))
+        return self._describe(
+            request,
+            lambda spec: msgspec.to_builtins(spec.metadata),
+            dialect_metadata,
+        )
 
     async def schema(self, request: Request) -> Response:
         """JSON Schema of action, observation and state."""
-        return self._describe(request, environment_schema)
+        return self._describe(request, environment_schema, dialect_schema)
 
     def _describe(
-        self, request: Request, describe: Callable[[EnvironmentSpec], object]
+        self,
+        request: Request,
+        describe: Callable[[EnvironmentSpec], object],
+        describe_default: Callable[[EnvironmentSpec], dict[str, object]],
     ) -> Response:
-        """One environment with `?environment=NAME`, otherwise all by name."""
+        """One environment with `?environment=NAME`, otherwise all by name.
+
+        OpenEnv's servers have one environment, which its clients look for at the top:
+        they find the default there, beside all of them by name.
+        """
         specs = self._core.specs
         name = request.query_params.get("environment")
         if name is None:
             return JSONResponse(
                 {
+                    **describe_default(next(iter(specs.values()))),
                     "environments": {
                         name: describe(spec) for name, spec in specs.items()
                     },
@@ -264,35 +318,118 @@ class _Endpoints:
             return _error(404, f"expected one of {list(specs)!r}, got {name!r}")
         return JSONResponse(describe(specs[name]))
 
-    @property
-    def websocket(self) -> ASGIApp:
-        """The multiplexed connection, as a plain ASGI application."""
-        return _WebSocketEndpoint(self._core)
-
 
 class _WebSocketEndpoint:
-    """Plain ASGI, because Starlette's WebSocket costs more than a small frame."""
+    """`/ws`: our protocol by its subprotocols, OpenEnv's where none is asked for.
 
-    def __init__(self, core: ServerCore) -> None:
-        self._core = core
+    Plain ASGI, because Starlette's WebSocket costs more than a small frame.
+    """
+
+    def __init__(self, hall: Hall) -> None:
+        self._hall = hall
+        self._core = hall.core
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         offered = scope.get("subprotocols", [])
         chosen = next((name for name in offered if name in CODECS), None)
-        if chosen is None:
+        if chosen is not None:
+            codec = CODECS[chosen]
+            authorized = scope.get("openenv_async.authorized", True)
+            await _accept(scope, receive, send, chosen)
+            socket: ServedSocket | None = scope.get("extensions", {}).get(DIRECT)
+            if socket is not None:
+                socket.limit(self._core.limits.frame_bytes + _ROOM, keepalive=None)
+            await _serve(self._core, codec, scope, receive, send, authorized=authorized)
+        elif offered:
             problem = f"expected a subprotocol of {list(CODECS)!r}, got {offered!r}"
             await _refuse_websocket(400, problem, scope, receive, send)
-            return
-        await receive()
-        await send({"type": "websocket.accept", "subprotocol": chosen})
-        codec = CODECS[chosen]
-        authorized = scope.get("openenv_async.authorized", True)
-        socket = scope.get("extensions", {}).get(DIRECT)
-        if socket is None:
-            await AsgiLink(
-                self._core, codec, authorized=authorized, send=send, receive=receive
-            ).serve()
         else:
-            await DirectLink(
-                self._core, codec, authorized=authorized, send=send, socket=socket
-            ).serve(receive)
+            query = QueryParams(scope.get("query_string", b""))
+            await _serve_dialect(
+                self._hall,
+                lambda wake: DialectSocket(
+                    self._hall,
+                    wake,
+                    environment=query.get("environment"),
+                    session_id=query.get("session_id"),
+                ),
+                scope,
+                receive,
+                send,
+            )
+
+
+class _RpcEndpoint:
+    """`/mcp` as a WebSocket: OpenEnv's JSON-RPC."""
+
+    def __init__(self, hall: Hall) -> None:
+        self._hall = hall
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = QueryParams(scope.get("query_string", b""))
+        await _serve_dialect(
+            self._hall,
+            lambda wake: RpcSocket(
+                self._hall, wake, environment=query.get("environment")
+            ),
+            scope,
+            receive,
+            send,
+        )
+
+
+async def _accept(
+    scope: Scope, receive: Receive, send: Send, subprotocol: str | None
+) -> None:
+    await receive()
+    await send({"type": "websocket.accept", "subprotocol": subprotocol})
+
+
+async def _serve_dialect(
+    hall: Hall, connect: Connect, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Serve a client of OpenEnv."""
+    if not scope.get("openenv_async.authorized", True):
+        # Nothing in its frames could carry a token later.
+        problem = "expected a valid bearer token in Authorization"
+        await _refuse_websocket(401, problem, scope, receive, send)
+        return
+    await _accept(scope, receive, send, None)
+    socket: ServedSocket | None = scope.get("extensions", {}).get(DIRECT)
+    if socket is not None:
+        socket.limit(hall.frame_bytes, keepalive=_KEEPALIVE)
+    await _serve(
+        hall.core, m.JSON, scope, receive, send, authorized=True, connect=connect
+    )
+
+
+async def _serve(
+    core: ServerCore,
+    codec: m.Codec,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    authorized: bool,
+    connect: Connect | None = None,
+) -> None:
+    """Serve a connection by the shortest way that its server offers."""
+    socket: ServedSocket | None = scope.get("extensions", {}).get(DIRECT)
+    if socket is None:
+        await AsgiLink(
+            core,
+            codec,
+            authorized=authorized,
+            send=send,
+            receive=receive,
+            connect=connect,
+        ).serve()
+    else:
+        await DirectLink(
+            core,
+            codec,
+            authorized=authorized,
+            send=send,
+            socket=socket,
+            connect=connect,
+        ).serve(receive)

@@ -20,14 +20,24 @@ from time import perf_counter
 from typing import Any, Final, Protocol
 
 from .. import messages as m
-from .core import ServerCore
+from .core import Machine, ServerCore
 
-__all__ = ["CODECS", "DIRECT", "AsgiLink", "DirectLink", "DirectSocket"]
+__all__ = [
+    "CODECS",
+    "DIRECT",
+    "AsgiLink",
+    "Connect",
+    "DirectLink",
+    "DirectSocket",
+    "ServedSocket",
+]
 
 _logger = logging.getLogger("openenv_async.server")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Connect = Callable[[Callable[[], None]], Machine]
+"""Makes a machine; it calls its argument when something waits to be sent."""
 
 CODECS: Final = {m.MSGPACK.subprotocol: m.MSGPACK, m.JSON.subprotocol: m.JSON}
 """The encodings that a client may ask for, by subprotocol."""
@@ -64,14 +74,31 @@ class DirectSocket(Protocol):
         """Drop the socket without waiting for the peer."""
 
 
+class ServedSocket(DirectSocket, Protocol):
+    """A `DirectSocket` of our own server."""
+
+    def limit(self, size: int, *, keepalive: float | None) -> None:
+        """Bound messages, in bytes, and ping every `keepalive` seconds, if given."""
+
+
 class _Link(ABC):
     """What both kinds of link have in common."""
 
     def __init__(
-        self, core: ServerCore, codec: m.Codec, *, authorized: bool, send: Send
+        self,
+        core: ServerCore,
+        codec: m.Codec,
+        *,
+        authorized: bool,
+        send: Send,
+        connect: Connect | None = None,
     ) -> None:
-        self.protocol = core.connect(codec, authorized=authorized, wake=self._wake)
         self._core = core
+        self.protocol: Machine = (
+            core.connect(codec, authorized=authorized, wake=self._wake)
+            if connect is None
+            else connect(self._wake)
+        )
         self._is_text = codec.is_text
         self._send = send
         self._receiver: asyncio.Task[None] | None = None
@@ -115,7 +142,10 @@ class _Link(ABC):
 
     async def _wait_relieved(self) -> None:
         """Read no more from a peer that sends requests but takes no answers."""
-        if self.protocol.congested and self._is_stalled():
+        if self.protocol.congested and (
+            self._is_stalled() or not self.protocol.pending
+        ):
+            # Answers wait for the peer, or requests for their answers.
             self._relief = asyncio.get_running_loop().create_future()
             await self._relief
             self._relief = None
@@ -161,6 +191,7 @@ class DirectLink(_Link):
         authorized: Whether the handshake carried a valid token.
         send: ASGI's, for the end.
         socket: The socket.
+        connect: Makes what the connection speaks, if not our own protocol.
     """
 
     def __init__(
@@ -171,8 +202,9 @@ class DirectLink(_Link):
         authorized: bool,
         send: Send,
         socket: DirectSocket,
+        connect: Connect | None = None,
     ) -> None:
-        super().__init__(core, codec, authorized=authorized, send=send)
+        super().__init__(core, codec, authorized=authorized, send=send, connect=connect)
         self._socket = socket
         self._frames: deque[tuple[bytes, bool]] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -226,6 +258,7 @@ class DirectLink(_Link):
         while not socket.is_full:
             frame = protocol.next_frame()
             if frame is None:
+                self._relieve()
                 if (event := self._close_event()) is not None:
                     self._core.tasks.spawn(self._close(event), "openenv-async-close")
                 return
@@ -255,6 +288,7 @@ class AsgiLink(_Link):
         authorized: Whether the handshake carried a valid token.
         send: ASGI's.
         receive: ASGI's.
+        connect: Makes what the connection speaks, if not our own protocol.
     """
 
     def __init__(
@@ -265,8 +299,9 @@ class AsgiLink(_Link):
         authorized: bool,
         send: Send,
         receive: Receive,
+        connect: Connect | None = None,
     ) -> None:
-        super().__init__(core, codec, authorized=authorized, send=send)
+        super().__init__(core, codec, authorized=authorized, send=send, connect=connect)
         self._receive = receive
         self._sender: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -21,12 +21,13 @@ from ..protocol import Channel, ServerProtocol, Session, SessionTable, Work
 from .hosts import METHODS, Host, shut_down
 from .inline import InlineBackend
 from .lag import LagMonitor
+from .pinned import threads_for
 from .retirement import Retirement
 from .statistics import ServerStatistics
 from .threads import ThreadBackend
-from .workers import WorkerBackend
+from .workers import IN_PROCESSES, WorkerBackend
 
-__all__ = ["SERVER", "Link", "ServerCore"]
+__all__ = ["SERVER", "Link", "Machine", "ServerCore"]
 
 _logger = logging.getLogger("openenv_async.server")
 
@@ -41,10 +42,65 @@ _CLOSE_PATIENCE: Final = 5.0
 """Seconds that environments have to close when the server ends."""
 
 
+class Machine(Protocol):
+    """What a connection speaks, without its socket; `ServerProtocol` is one."""
+
+    @property
+    def peer(self) -> str:
+        """What the client calls itself."""
+        ...
+
+    @property
+    def close_code(self) -> int | None:
+        """The WebSocket close code to end with, once nothing waits to be sent."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits that no more should be taken from the peer."""
+        ...
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be sent."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """How many sessions are attached."""
+        ...
+
+    def receive(self, frame: bytes, now: float) -> list[Work]:
+        """Take a frame; returns what has to be executed, in order."""
+        ...
+
+    def refuse_frame_type(self) -> None:
+        """A binary frame came where text was expected, or the other way round."""
+
+    def next_frame(self) -> bytes | None:
+        """Take the next frame to send, or None if nothing waits."""
+
+    def taken(self, now: float) -> None:
+        """The peer has taken what was sent to it."""
+
+    def tick(self, now: float) -> bool:
+        """Let time pass; returns False when the peer has been silent too long."""
+        ...
+
+    def goodbye(self, reason: str, retry_after: float | None = None) -> None:
+        """The server is about to end."""
+
+    def connection_lost(self, now: float) -> None:
+        """The socket is gone. Idempotent."""
+
+
 class Link(Protocol):
     """A connection, as the core sees it."""
 
-    protocol: ServerProtocol
+    @property
+    def protocol(self) -> Machine:
+        """What it speaks."""
+        ...
 
     def flush(self) -> None:
         """Send what waits, without waiting for it."""
@@ -86,6 +142,8 @@ class ServerCore:
                 f"expected environments with different names, got {names!r}"
             )
         self.limits = limits or m.Limits()
+        self.largest_frame = self.limits.frame_bytes
+        """Most bytes of a WebSocket message, whatever is spoken."""
         self.incarnation = secrets.token_hex(8)
         self.table = SessionTable(
             list(self.specs),
@@ -96,17 +154,23 @@ class ServerCore:
         self.table.made_room = self._made_room
         self.links: set[Link] = set()
         self._marked: set[Link] = set()
+        self._flushing = False
         self._spin = spin
         self._spinner: Spinner | None = None
         self.tasks = Tasks()
         self.statistics = ServerStatistics()
         self._token = token
-        self._tracebacks = tracebacks
+        self.tracebacks = tracebacks
         self._inline = InlineBackend(self.tasks, self.flush)
         self._threads = ThreadBackend(threads=threads, adopt=self._inline.adopt)
+        self._pinned: dict[str, ThreadBackend] = {}
         self._workers: dict[str, WorkerBackend] = {}
         for spec in specs:
-            if spec.execution == "process":
+            if spec.affinity != "none":
+                self._pinned[spec.name] = threads_for(
+                    spec.affinity, adopt=self._inline.adopt
+                )
+            if spec.execution in IN_PROCESSES:
                 self._workers[spec.name] = WorkerBackend(
                     spec, workers=workers, tasks=self.tasks, tracebacks=tracebacks
                 )
@@ -119,6 +183,7 @@ class ServerCore:
         self._retiring: set[Session] = set()
         self._calm: asyncio.Event | None = None
         self._closed = False
+        self._warm = False
         self._last_used = perf_counter()
 
     # Connections
@@ -173,17 +238,23 @@ class ServerCore:
 
     def mark(self, link: Link) -> None:
         """Something waits on a connection: send it after this turn's work."""
-        if not self._marked:
+        if not self._marked and not self._flushing:
             asyncio.get_running_loop().call_soon(self.flush)
         self._marked.add(link)
 
     def flush(self) -> None:
         """Send what waits on the marked connections."""
-        marked, self._marked = self._marked, set()
         few = False
-        for link in marked:
-            link.flush()
-            few = few or 0 < link.protocol.channels <= SPIN_SESSIONS
+        self._flushing = True
+        try:
+            while self._marked:
+                # An answer may become another one on another connection.
+                marked, self._marked = self._marked, set()
+                for link in marked:
+                    link.flush()
+                    few = few or 0 < link.protocol.channels <= SPIN_SESSIONS
+        finally:
+            self._flushing = False
         if few and self._spinner is not None:
             self._spinner.touch()
 
@@ -197,7 +268,7 @@ class ServerCore:
         """
         return await self._inline.help(suspending)
 
-    def receive(self, protocol: ServerProtocol, frame: bytes) -> None:
+    def receive(self, protocol: Machine, frame: bytes) -> None:
         """Take a frame from a connection and execute what it asks for."""
         now = perf_counter()
         ready, step = self._inline.ready, m.Step
@@ -218,13 +289,14 @@ class ServerCore:
                     host.running = request
                     ready.append((host, request))
                 else:
-                    self._execute(item)
+                    self.execute(item)
         table = self.table
         if table.waiting != self._waiting:
             self._waiting = table.waiting
             self._schedule()
 
-    def _execute(self, work: Work) -> None:
+    def execute(self, work: Work) -> None:
+        """Execute what a protocol machine handed out."""
         channel, request = work
         session = channel.session
         host = session.host
@@ -252,14 +324,17 @@ class ServerCore:
         ):
             self._inline.submit(host, request)
         elif execution == "thread":
-            self._threads.submit(host, request)
+            self._threads_of(host).submit(host, request)
         else:
             self._workers[host.spec.name].submit(host, request)
+
+    def _threads_of(self, host: Host) -> ThreadBackend:
+        return self._pinned.get(host.spec.name, self._threads)
 
     def _cancel(self, host: Host) -> None:
         if type(host.running) is m.Close:
             return  # It ends the session, which is what whoever cancels it wants too.
-        if host.spec.execution == "process":
+        if host.spec.execution in IN_PROCESSES:
             self._workers[host.spec.name].cancel(host)
         elif host.running is not None:
             if host.spec.execution == "inline" or (
@@ -269,7 +344,7 @@ class ServerCore:
             ):
                 self._inline.cancel(host)
             else:
-                self._threads.cancel(host)
+                self._threads_of(host).cancel(host)
 
     def _make_host(self, session: Session) -> Host:
         spec = self.specs[session.environment]
@@ -281,7 +356,7 @@ class ServerCore:
             codec=codec,
             decode_action=self._decoder(spec, codec),
             label=f"session {session.id} of {spec.name!r}",
-            tracebacks=self._tracebacks,
+            tracebacks=self.tracebacks,
             report=self._report,
         )
         host.inline = spec.execution == "inline"
@@ -316,6 +391,14 @@ class ServerCore:
             self._lag.start()
             self._spinner = Spinner(self._spin)
             self._next_tick()
+            self.warm()
+
+    def warm(self) -> None:
+        """Let processes that sessions are forked from import now. Idempotent."""
+        if not self._warm:
+            self._warm = True
+            for backend in self._workers.values():
+                backend.warm()
 
     def _schedule(self) -> None:
         """Have a look earlier than at the next regular tick, if a lease is short."""
@@ -361,7 +444,7 @@ class ServerCore:
             released = list(self.table.released)
             self.table.released.clear()
             for work in released:
-                self._execute(work)
+                self.execute(work)
 
     def _released(self) -> None:
         """A request may run now that waited for another client of its session."""
@@ -398,10 +481,10 @@ class ServerCore:
         """A session that has to end still runs something: wait for it no longer."""
         if session not in self._retiring or self._closed:
             return
-        if host.spec.execution == "process":
+        if host.spec.execution in IN_PROCESSES:
             self._workers[host.spec.name].give_up(host)
         elif host.started_ns:
-            self._threads.give_up(host)
+            self._threads_of(host).give_up(host)
 
     def _give_up(self, channel: Channel) -> None:
         """A client left its session without closing it: do that in its place."""
@@ -456,14 +539,17 @@ class ServerCore:
                 timer.cancel()
         self._timer = self._soon = None
         self._inline.close()
-        self._threads.close()
+        for pool in (self._threads, *self._pinned.values()):
+            pool.close()
         for backend in self._workers.values():
             await backend.aclose()
         for spec in self.specs.values():
             await shut_down(spec)
         await self.tasks.aclose()
         await anyio.to_thread.run_sync(self._lag.stop)
-        hung = await anyio.to_thread.run_sync(self._threads.join, 1.0)
+        hung = 0
+        for pool in (self._threads, *self._pinned.values()):
+            hung += await anyio.to_thread.run_sync(pool.join, 1.0)
         if hung:
             _logger.warning("%d threads hang in an environment and were left", hung)
 
@@ -471,7 +557,7 @@ class ServerCore:
         """Numbers for `/health`."""
         sessions = len(self.table)
         return {
-            "status": "draining" if self.table.draining else "ok",
+            "status": "draining" if self.table.draining else "healthy",
             "incarnation": self.incarnation,
             "sessions": sessions,
             "max_sessions": self.limits.sessions,

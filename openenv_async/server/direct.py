@@ -81,6 +81,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         else:
             self.transport.pause_reading()
 
+    def limit(self, size: int, *, keepalive: float | None) -> None:
+        """See `DirectSocket.limit`."""
+        self.conn.max_message_size = size
+        if keepalive is not None:
+            self.ping_interval = self.ping_timeout = keepalive
+            self.start_keepalive()
+
     def abort(self) -> None:
         """See `DirectSocket.abort`."""
         self.transport.abort()

@@ -94,7 +94,7 @@ class Host:
     """Executes one session's requests against its environment.
 
     Args:
-        spec: Which environment; it is built at the first reset.
+        spec: Which environment; it is built at the first request.
         sink: Where answers go.
         codec: How this session's payloads are encoded.
         label: Names the session in logs.
@@ -182,6 +182,8 @@ class Host:
             return None if environment is None else environment.close()
         if environment is None:
             environment = self._build()
+            if type(request) is m.Step:
+                return self.begin(request)
         if type(request) is m.Reset:
             return environment.reset(
                 seed=request.seed,
@@ -189,6 +191,11 @@ class Host:
                 options=self._options(request.options),
             )
         return environment.state()
+
+    @property
+    def _is_built(self) -> bool:
+        environment = self.environment
+        return environment is not None and not environment._building  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 (the base class keeps it for us)
 
     def undecodable(self, error: Exception) -> OpenEnvError:
         """The error for an action that does not fit its type."""
@@ -292,6 +299,8 @@ class Host:
         kind = type(request)
         name = type(error).__qualname__
         detail = {"exception": name}
+        if kind is not m.Close and not self._is_built:
+            detail["constructing"] = True
         if self.tracebacks:
             detail["traceback"] = _clean(describe(error))
         self.sink.fail(

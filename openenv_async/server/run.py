@@ -23,8 +23,6 @@ _logger = logging.getLogger("openenv_async.server")
 _BACKLOG: Final = 2048
 _HURRY: Final = 0.05
 """Seconds between two looks for a second signal."""
-_ROOM: Final = 64 * 1024
-"""How much larger than our frame limit uvicorn's is, so that ours answers."""
 
 
 class _Server(uvicorn.Server):
@@ -158,11 +156,11 @@ def make_server(
     log_level: str = "warning",
 ) -> uvicorn.Server:
     """Configure the server that `run_server` runs."""
-    limits = app.state.core.limits
     config = uvicorn.Config(
         app,
         ws=DirectProtocol,
-        ws_max_size=limits.frame_bytes + _ROOM,
+        # The application lowers it where it can.
+        ws_max_size=app.state.core.largest_frame,
         ws_per_message_deflate=False,
         # Our own heartbeats travel as messages, because tunnels drop pings.
         ws_ping_interval=None,

@@ -17,6 +17,8 @@ def environment_schema(spec: EnvironmentSpec) -> dict[str, Any]:
     Raises:
         TypeError: A type has no JSON Schema.
     """
+    if spec.schemas is not None:
+        return dict(spec.schemas)
     return {
         "action": msgspec.json.schema(spec.action_type),
         "observation": msgspec.json.schema(spec.observation_type),

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import perf_counter, perf_counter_ns
-from typing import Final
+from typing import Final, TypeAlias
 
 from .. import messages as m
 from ..protocol import Outcome, Request
@@ -28,7 +28,7 @@ _logger = logging.getLogger("openenv_async.server")
 _STALL: Final = 0.005
 """Seconds without progress after which the pool grows."""
 
-_Job = tuple[Host, Request]
+_Job: TypeAlias = tuple[Host, Request]
 _Result = tuple[Host, Request, object, BaseException | None, int]
 
 
@@ -72,6 +72,12 @@ class ThreadBackend:
             self._timers[host] = loop.call_later(
                 max(0.0, remaining), self._expire, host, request
             )
+        self._enqueue(loop, host, request)
+
+    def _enqueue(
+        self, loop: asyncio.AbstractEventLoop, host: Host, request: Request
+    ) -> None:
+        """Give a request to whichever thread comes first."""
         self._jobs.put((host, request))
         if not self._threads:
             self._grow()
@@ -93,10 +99,12 @@ class ThreadBackend:
         self._loop.call_later(_STALL, self._watch, self._taken)
 
     def _grow(self) -> None:
-        if len(self._threads) - len(self._hung) >= self._most:
-            return
+        if len(self._threads) - len(self._hung) < self._most:
+            self._start_thread(self._work)
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
         thread = threading.Thread(
-            target=self._work, name="openenv-async-environment", daemon=True
+            target=work, name="openenv-async-environment", daemon=True
         )
         self._threads.add(thread)
         thread.start()
@@ -111,32 +119,37 @@ class ThreadBackend:
             self._taken += 1
             if job is None:
                 return
-            host, request = job
-            # Against `_expire` and `cancel`: either they see that it began, or it
-            # does not begin.
-            with self._lock:
-                if host.running is not request:
-                    continue
-                stopping = host.stopping
-                started_ns = perf_counter_ns()
-                if not stopping:
-                    host.started_ns = started_ns
-            if stopping:
-                self._deliver((host, request, None, None, -1))
-                continue
-            host.sink.queue_ns = started_ns - host.sink.since_ns
-            error: BaseException | None = None
-            value: object = None
-            try:
-                value = host.context.run(host.begin, request)
-            except BaseException as raised:  # noqa: BLE001 (whatever it is, it is the answer)
-                error = raised
-            self._deliver((host, request, value, error, started_ns))
+            self._run(job)
+            host = job[0]
             if host in self._hung:
                 # Its place in the pool was given to another thread.
                 self._hung.discard(host)
                 self._threads.discard(threading.current_thread())
                 return
+
+    def _run(self, job: _Job) -> None:
+        """Run one request, unless it was given up, and deliver what comes of it."""
+        host, request = job
+        # Against `_expire` and `cancel`: either they see that it began, or it does
+        # not begin.
+        with self._lock:
+            if host.running is not request:
+                return
+            stopping = host.stopping
+            started_ns = perf_counter_ns()
+            if not stopping:
+                host.started_ns = started_ns
+        if stopping:
+            self._deliver((host, request, None, None, -1))
+            return
+        host.sink.queue_ns = started_ns - host.sink.since_ns
+        error: BaseException | None = None
+        value: object = None
+        try:
+            value = host.context.run(host.begin, request)
+        except BaseException as raised:  # noqa: BLE001 (whatever it is, it is the answer)
+            error = raised
+        self._deliver((host, request, value, error, started_ns))
 
     def _deliver(self, result: _Result) -> None:
         self._results.append(result)
@@ -178,6 +191,11 @@ class ThreadBackend:
                 self._adopt(host, request, value, started_ns)
             else:
                 host.finish(request, value, started_ns)
+            if type(request) is m.Close and host.environment is None:
+                self._released(host)
+
+    def _released(self, host: Host) -> None:
+        """A session's environment is closed: nothing more comes for it."""
 
     def _disarm(self, host: Host) -> None:
         timer = self._timers.pop(host, None)

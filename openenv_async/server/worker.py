@@ -28,10 +28,10 @@ from ..errors import Executed
 from ..protocol import Outcome, Request
 from .hosts import METHODS, Host, shut_down
 from .inline import InlineBackend
+from .pinned import threads_for
 from .pipe import Begin, Done, Failed, Pipe, Ready, Report, ToWorker, unwrap, wrap
-from .threads import ThreadBackend
 
-__all__ = ["main"]
+__all__ = ["main", "run_worker"]
 
 _logger = logging.getLogger("openenv_async.server")
 
@@ -65,7 +65,8 @@ class _PipeSink:
                 self._handle,
                 wrap(payload, self._encoding),
                 done,
-                reward,
+                # Any real number is a reward, `True` and NumPy's too.
+                None if reward is None else float(reward),
                 self.queue_ns,
                 environment_ns,
                 encode_ns,
@@ -124,7 +125,7 @@ class _Worker:
         self._tracebacks = tracebacks
         self._tasks = Tasks()
         self._inline = InlineBackend(self._tasks, _nothing)
-        self._threads = ThreadBackend(adopt=self._inline.adopt)
+        self._threads = threads_for(spec.affinity, adopt=self._inline.adopt)
         self._hosts: dict[int, Host] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -153,6 +154,7 @@ class _Worker:
                 await anyio.sleep(0.01)
         for host in hosts:
             await self._close(host)
+        self._threads.close()
         await shut_down(self._spec)
         self._inline.close()
 
@@ -162,6 +164,12 @@ class _Worker:
         if environment is None or host.running is not None or host.stuck:
             return
         with anyio.move_on_after(_CLOSE_PATIENCE):
+            if self._spec.affinity != "none" and "close" in self._blocking:
+                # Only its own thread may touch it.
+                self._threads.submit(host, m.Close(0, 0))
+                while host.environment is not None:  # noqa: ASYNC110 (see `run`)
+                    await anyio.sleep(0.01)
+                return
             try:
                 result = host.context.run(environment.close)
                 if inspect.isawaitable(result):
@@ -236,21 +244,25 @@ def _watch_parent(parent: int) -> None:
     os._exit(1)
 
 
-async def _serve(descriptor: int, target: str, *, tracebacks: bool) -> None:
-    # The parent decides when a worker ends; Ctrl-C reaches the whole group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+async def _serve(descriptor: int, spec: EnvironmentSpec, *, tracebacks: bool) -> None:
     connection = socket.socket(fileno=descriptor)
     connection.settimeout(0.0)
-    worker = _Worker(find_spec(target), tracebacks=tracebacks)
-    await worker.run(connection)
+    await _Worker(spec, tracebacks=tracebacks).run(connection)
+
+
+def run_worker(descriptor: int, spec: EnvironmentSpec, *, tracebacks: bool) -> None:
+    """Run sessions of an environment until the socket's other end is gone."""
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    asyncio.run(_serve(descriptor, spec, tracebacks=tracebacks))
 
 
 def main(arguments: list[str]) -> None:
     """Run a worker until its parent is gone."""
     descriptor, target, tracebacks = arguments
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
-    asyncio.run(_serve(int(descriptor), target, tracebacks=tracebacks == "1"))
+    # The parent decides when a worker ends; Ctrl-C reaches the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run_worker(int(descriptor), find_spec(target), tracebacks=tracebacks == "1")
 
 
 if __name__ == "__main__":

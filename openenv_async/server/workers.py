@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import sys
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import anyio
 import msgspec
@@ -18,8 +18,9 @@ import msgspec
 from .. import messages as m
 from .._aio import Tasks
 from ..environment import EnvironmentSpec
-from ..errors import LocalProtocolError
+from ..errors import LocalProtocolError, ProviderError
 from ..protocol import Outcome, Request, Session
+from .forks import ForkServer
 from .hosts import Host, waited
 from .pipe import (
     Begin,
@@ -33,14 +34,32 @@ from .pipe import (
     wrap,
 )
 
-__all__ = ["WorkerBackend"]
+__all__ = ["IN_PROCESSES", "WorkerBackend"]
 
 _logger = logging.getLogger("openenv_async.server")
 
+IN_PROCESSES: Final = frozenset({"process", "isolated"})
+"""The executions that this module provides."""
 _GRACE: Final = 0.5
 """Seconds that a worker has to stop a request before it is killed."""
 _START_TIMEOUT: Final = 60.0
 """Seconds that a worker has to import its environment."""
+
+
+class _Process(Protocol):
+    """A process of ours, however it was made."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, once that is known."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+        ...
 
 
 class _Worker:
@@ -49,12 +68,16 @@ class _Worker:
     def __init__(self, backend: WorkerBackend, number: int) -> None:
         self.number = number
         self.pipe: Pipe[FromWorker] | None = None
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: _Process | None = None
         self.hosts: dict[int, Host] = {}
         self.begun: dict[int, m.Encoding] = {}
         self.handles: dict[Host, int] = {}
         self.ready = False
+        self.settled = asyncio.Event()
+        """Set once it is ready, or never will be."""
         self.failed = ""
+        self.retired = False
+        """Whether it is meant to end."""
         self._backend = backend
         self._next_handle = 1
         self._backlog: list[msgspec.Struct] = []
@@ -63,7 +86,6 @@ class _Worker:
         """Start the process; its first message says that it is ready."""
         ours, theirs = socket.socketpair()
         ours.settimeout(0.0)
-        spec = self._backend.spec
         decoder = msgspec.msgpack.Decoder(list[FromWorker])
         pipe = self.pipe = Pipe(
             decode=decoder.decode,
@@ -73,16 +95,7 @@ class _Worker:
         try:
             loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: pipe, sock=ours)
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "openenv_async.server.worker",
-                str(theirs.fileno()),
-                spec.target,
-                "1" if self._backend.tracebacks else "0",
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-            )
+            self.process = await self._backend.launch(theirs)
         finally:
             theirs.close()
 
@@ -110,6 +123,7 @@ class _Worker:
             match message:
                 case Ready():
                     self.ready = True
+                    self.settled.set()
                     backlog, self._backlog = self._backlog, []
                     for waiting in backlog:
                         self.send(waiting)
@@ -126,6 +140,7 @@ class _Worker:
 
     def _lost(self) -> None:
         self.pipe = None
+        self.settled.set()
         self._backend.lost(self)
 
     def kill(self) -> None:
@@ -143,6 +158,9 @@ class WorkerBackend:
         tasks: Owner of the tasks that start and reap them.
         tracebacks: Whether callers see tracebacks.
 
+    With execution `isolated`, each session has a process of its own instead, forked
+    from one that has the environment imported, and ended with the session.
+
     Raises:
         LocalProtocolError: A worker could not import the environment.
     """
@@ -152,8 +170,9 @@ class WorkerBackend:
     ) -> None:
         if not spec.target:
             raise LocalProtocolError(
-                f"expected an importable environment for execution 'process', got "
-                f"{spec.name!r}: define it at the top level of a module"
+                f"expected an importable environment for execution "
+                f"{spec.execution!r}, got {spec.name!r}: define it at the top level of "
+                "a module"
             )
         self.spec = spec
         self.tracebacks = tracebacks
@@ -164,6 +183,38 @@ class WorkerBackend:
         self._timers: dict[Host, asyncio.TimerHandle] = {}
         self._number = 0
         self._closing = False
+        self._forks = (
+            ForkServer(spec.target, tracebacks=tracebacks)
+            if spec.execution == "isolated"
+            else None
+        )
+
+    def warm(self) -> None:
+        """Begin with what the first session would wait for, if that takes long."""
+        if self._forks is not None and not self._closing:
+            self._tasks.spawn(
+                self._forks.warm(), f"openenv-async-warm-{self.spec.name}"
+            )
+
+    async def launch(self, connection: socket.socket) -> _Process:
+        """Start a process that serves the other end of a connection.
+
+        Raises:
+            OSError: The system has no room for it.
+            ProviderError: The environment cannot be imported.
+        """
+        if self._forks is not None:
+            return await self._forks.fork(connection)
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "openenv_async.server.worker",
+            str(connection.fileno()),
+            self.spec.target,
+            "1" if self.tracebacks else "0",
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(connection.fileno(),),
+        )
 
     def submit(self, host: Host, request: Request) -> None:
         """Execute a request in the session's worker."""
@@ -194,7 +245,7 @@ class WorkerBackend:
         worker.send(msgspec.structs.replace(request, handle=handle, timeout=None))
 
     def _choose(self) -> _Worker:
-        if len(self._workers) < self._most:
+        if self._forks is not None or len(self._workers) < self._most:
             self._number += 1
             worker = _Worker(self, self._number)
             self._workers.append(worker)
@@ -207,12 +258,15 @@ class WorkerBackend:
     async def _start(self, worker: _Worker) -> None:
         try:
             await worker.start()
-        except OSError as error:
+        except (OSError, ProviderError) as error:
             worker.failed = f"could not be started: {error}"
+            if worker.pipe is not None:
+                worker.pipe.close()
             self.lost(worker)
             return
-        await anyio.sleep(_START_TIMEOUT)
-        if not worker.ready:
+        with anyio.move_on_after(_START_TIMEOUT):
+            await worker.settled.wait()
+        if not worker.settled.is_set():
             worker.failed = f"did not get ready within {_START_TIMEOUT} s"
             worker.kill()
 
@@ -267,6 +321,10 @@ class WorkerBackend:
         worker.hosts.pop(handle, None)
         worker.begun.pop(handle, None)
         self._place.pop(host, None)
+        if self._forks is not None and worker.pipe is not None:
+            # Its only session is over; it ends when it sees that.
+            worker.retired = True
+            worker.pipe.close()
 
     def done(self, worker: _Worker, message: Done) -> None:
         """A request ended with a payload."""
@@ -327,6 +385,8 @@ class WorkerBackend:
             if status is None:
                 worker.kill()
                 status = await process.wait()
+        if worker.retired:
+            return
         reason = worker.failed or (
             f"died with exit status {status}"
             if worker.ready
@@ -367,3 +427,5 @@ class WorkerBackend:
                 worker.kill()
                 await worker.process.wait()
         self._workers.clear()
+        if self._forks is not None:
+            await self._forks.aclose()

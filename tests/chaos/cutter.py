@@ -12,16 +12,21 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import anyio
-
-from tests.serving import Serving
 
 __all__ = ["Cutter", "Direction", "cut_off"]
 
 Direction = Literal["up", "down"]
 """Towards the server, towards the client."""
+
+
+class HasPath(Protocol):
+    """A server with a Unix socket."""
+
+    @property
+    def path(self) -> Path | None: ...
 
 
 class Cutter:
@@ -132,7 +137,7 @@ class Cutter:
 
 
 @contextlib.asynccontextmanager
-async def cut_off(server: Serving) -> AsyncIterator[Cutter]:
+async def cut_off(server: HasPath) -> AsyncIterator[Cutter]:
     """Put a proxy in front of a server."""
     assert server.path is not None
     folder = await anyio.to_thread.run_sync(tempfile.mkdtemp)

@@ -21,6 +21,7 @@ from openenv_async import (
     StepResult,
 )
 from openenv_async.client import Failure
+from openenv_async.client.connection import Connection
 from openenv_async.client.transport import WebSocket
 from tests.chaos.proxy import Fate, Proxy, Side, proxied
 from tests.clients import ScriptedEnv, asleep, connections, holding
@@ -205,7 +206,7 @@ async def test_a_step_in_the_turn_in_which_the_server_closes_is_sent_again() -> 
     """A step that meets a closing socket waits for the next one."""
     async with proxied() as (_, proxy), ScriptedEnv(proxy.url) as env:
         await env.reset()
-        assert env._connection is not None
+        assert isinstance(env._connection, Connection)
         socket = env._connection._socket
         assert isinstance(socket, WebSocket)
         assert socket._transport is not None

@@ -37,7 +37,7 @@ async def proxy(server: Serving) -> AsyncIterator[Cutter]:
 
 def connection_of(env: ScriptedEnv) -> Connection:
     """The connection of an open session."""
-    assert env._connection is not None
+    assert isinstance(env._connection, Connection)
     return env._connection
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from openenv_async import OpenEnvError, SessionLost, State, StepResult
 from openenv_async.client import Failure
+from openenv_async.client.connection import Connection
 from tests.chaos.processes import Process, short_folder, started
 from tests.chaos.proxy import proxied
 from tests.clients import ScriptedEnv, connections
@@ -78,7 +79,9 @@ async def test_a_call_during_the_outage_is_not_answered_by_the_new_server(
     async with started(folder) as first, ScriptedEnv(first.url) as env:
         await env.reset()
         await _kill(first)
-        await eventually(lambda: env._connection and not env._connection._socket)
+        connection = env._connection
+        assert isinstance(connection, Connection)
+        await eventually(lambda: not connection._socket)
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(_step_error(env, Command()))
             await asyncio.sleep(0)

@@ -19,6 +19,7 @@ from openenv_async import (
 )
 from openenv_async import messages as m
 from openenv_async.client import observer as observer_module
+from openenv_async.client.connection import Connection
 from openenv_async.client.observer import _Inbox
 from tests.clients import ScriptedEnv, asleep, connections, holding
 from tests.environments import BlockingEnvironment, Command, ScriptedEnvironment
@@ -236,6 +237,7 @@ async def test_a_lost_connection_ends_a_watch(server: Serving) -> None:
             coming = asyncio.ensure_future(anext(observer.watch(env.session_id)))  # noqa: TID251 (awaited below)
             await eventually(lambda: _watchers(server, env) == 1)
             (connection,) = (observer._open(),)
+            assert isinstance(connection, Connection)
             assert connection._socket is not None
             connection._socket.abort()
             with pytest.raises(SessionLost, match="connection was lost"):

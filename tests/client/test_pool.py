@@ -216,6 +216,7 @@ async def test_a_server_that_talks_nonsense_is_a_protocol_error() -> None:
         async with ScriptedEnv(server.url) as env:
             await env.reset()
             (connection,) = await _pool(server.url).acquire(1, sockets=None)
+            assert isinstance(connection, Connection)
             connection._received(b"\xc1")
             assert isinstance(connection.error, RemoteProtocolError)
             with pytest.raises(OpenEnvError) as caught:
@@ -257,6 +258,7 @@ async def test_polling_changes_no_result(spin: float) -> None:
     ):
         await env.reset()
         (connection,) = _pool(server.url, spin=spin)._connections
+        assert isinstance(connection, Connection)
         assert connection._spinner._window_ns in (0, int(spin * 1e9))
         for count in range(1, 50):
             assert (await env.step(Command())).observation.count == count

@@ -134,7 +134,7 @@ class Server:
         wake: Callable[[], None] | None = None,
     ) -> ServerProtocol:
         """The server's side of a new connection."""
-        options = {} if authorize is None else {"authorize": authorize}
+        options: dict[str, Any] = {} if authorize is None else {"authorize": authorize}
         return ServerProtocol(
             self.table,
             codec=codec,

@@ -30,7 +30,7 @@ async def test_health_tells_the_capacity_in_numbers() -> None:
         answer = await get(server, "/health")
         assert answer.status_code == 200
         health = answer.json()
-        assert health["status"] == "ok"
+        assert health["status"] == "healthy"
         assert (health["sessions"], health["max_sessions"], health["free"]) == (
             1,
             10,

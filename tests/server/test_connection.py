@@ -232,9 +232,9 @@ async def test_environments_of_every_kind_share_a_connection() -> None:
         assert time.perf_counter() - before < 0.25
 
 
-@pytest.mark.parametrize("subprotocols", [[], ["mqtt"], ["openenv.v9.msgpack"]])
+@pytest.mark.parametrize("subprotocols", [["mqtt"], ["openenv.v9.msgpack"]])
 async def test_an_unknown_subprotocol_is_refused(subprotocols: list[str]) -> None:
-    """Without a subprotocol that we speak there is no connection, and a reason."""
+    """Who offers none that we speak gets no connection, and a reason."""
     async with serving() as server:
         with pytest.raises(InvalidStatus) as caught:
             async with dial(server, subprotocols=subprotocols, hello=False):

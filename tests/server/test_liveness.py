@@ -8,6 +8,7 @@ import socket
 import tracemalloc
 
 from openenv_async import messages as m
+from openenv_async.protocol import ServerProtocol
 from tests.environments import Command
 from tests.serving import Peer, Serving, dial, eventually, serving
 
@@ -101,6 +102,7 @@ async def test_a_client_that_only_asks_does_not_fill_the_memory() -> None:
         for seq in range(2, 300):
             await peer.send(m.Step(1, seq, Command(do="array", size=1_000_000)))
             await asyncio.sleep(0.001)
+        assert isinstance(link.protocol, ServerProtocol)
         assert link.protocol.congested
         assert link.protocol.pending_bytes < 70_000_000
         assert server.core.statistics.requests < 80

@@ -1,0 +1,70 @@
+"""OpenEnv's JSON dialect: its frames, its JSON-RPC, its error codes; no I/O."""
+
+from __future__ import annotations
+
+from .codes import DIALECT_CODES, DialectCode, dialect_code, error_from_dialect
+from .frames import (
+    CloseFrame,
+    ErrorData,
+    ErrorFrame,
+    FromClient,
+    FromServer,
+    McpFrame,
+    McpReplyFrame,
+    ObservationData,
+    ObservationFrame,
+    ResetFrame,
+    StateFrame,
+    StateReplyFrame,
+    StepFrame,
+    decode_from_client,
+    decode_from_server,
+    encode,
+)
+from .problems import FrameProblem, validation_error, validation_errors
+from .rpc import (
+    RpcCode,
+    RpcError,
+    RpcFailure,
+    RpcProblem,
+    RpcRequest,
+    RpcResult,
+    decode_rpc_reply,
+    decode_rpc_request,
+    rpc_failure,
+)
+
+__all__ = [
+    "DIALECT_CODES",
+    "CloseFrame",
+    "DialectCode",
+    "ErrorData",
+    "ErrorFrame",
+    "FrameProblem",
+    "FromClient",
+    "FromServer",
+    "McpFrame",
+    "McpReplyFrame",
+    "ObservationData",
+    "ObservationFrame",
+    "ResetFrame",
+    "RpcCode",
+    "RpcError",
+    "RpcFailure",
+    "RpcProblem",
+    "RpcRequest",
+    "RpcResult",
+    "StateFrame",
+    "StateReplyFrame",
+    "StepFrame",
+    "decode_from_client",
+    "decode_from_server",
+    "decode_rpc_reply",
+    "decode_rpc_request",
+    "dialect_code",
+    "encode",
+    "error_from_dialect",
+    "rpc_failure",
+    "validation_error",
+    "validation_errors",
+]
