@@ -82,7 +82,7 @@ def test_port_0_takes_a_free_port_and_says_which(folder: Path) -> None:
         assert _step(url) == 1
         health = urllib.request.urlopen(f"http{url.removeprefix('ws')}/health")
         with health:
-            assert json.load(health)["status"] == "ok"
+            assert json.load(health)["status"] == "healthy"
 
 
 def test_a_unix_socket_is_private_and_goes_with_the_server(folder: Path) -> None:

@@ -58,7 +58,7 @@ async def test_describe_tells_another_environment(url: str) -> None:
 async def test_server_health_tells_numbers(url: str) -> None:
     """Capacity comes back in numbers."""
     health = await server_health(url)
-    assert (health["status"], health["sessions"]) == ("ok", 0)
+    assert (health["status"], health["sessions"]) == ("healthy", 0)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -430,3 +431,33 @@ def test_unsupported_space_is_a_clear_error() -> None:
     """An environment with a Graph space cannot be served."""
     with pytest.raises(UnsupportedSpace, match=r"Observation, got Graph\("):
         find_spec("gymnasium_env?id=Graphs-v0")
+
+
+def test_sessions_that_draw_and_close_do_not_disturb_each_other() -> None:
+    """In threads, a frame is the same whatever the others draw and close meanwhile."""
+    factory = gymnasium_environment("CartPole-v1").factory
+    frames: list[bytes] = []
+    done = threading.Event()
+
+    def draw_and_close() -> None:
+        while not done.is_set():
+            other = factory()
+            other.reset(seed=1, options={"render": True})
+            other.close()
+
+    others = [threading.Thread(target=draw_and_close) for _ in range(3)]
+    for thread in others:
+        thread.start()
+    try:
+        environment = factory()
+        for _ in range(60):
+            observation = environment.reset(seed=0, options={"render": True})
+            assert isinstance(observation, GymnasiumObservation)
+            assert isinstance(observation.frame, Array)
+            frames.append(bytes(observation.frame.data))
+    finally:
+        done.set()
+        for thread in others:
+            thread.join()
+    environment.close()
+    assert len(set(frames)) == 1

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import logging
+import threading
 import uuid
 from collections.abc import Callable
 from importlib.metadata import version
@@ -38,6 +39,10 @@ __all__ = ["GymnasiumEnvironment", "gymnasium_environment"]
 _logger = logging.getLogger("openenv_async.server")
 
 _Env = gymnasium.Env[Any, Any]
+
+_drawing = threading.Lock()
+"""Held while something is drawn or closed: what closes calls `pygame.quit()`, which
+takes the ground from under everybody else's drawing in this process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +302,8 @@ class GymnasiumEnvironment(
 
     def close(self) -> None:
         """Close the environment."""
-        self._env.close()
+        with _drawing:
+            self._env.close()
 
     def _observed(
         self,
@@ -347,7 +353,8 @@ class GymnasiumEnvironment(
             ) from error
 
     def _frame(self) -> Array | str:
-        frame = self._env.render()
+        with _drawing:
+            frame = self._env.render()
         self._renders = True
         return frame if isinstance(frame, str) else Array.of(frame)
 
