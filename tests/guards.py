@@ -141,8 +141,12 @@ def _describe(context: _Context) -> str:
 
 # Threads, child processes and sockets
 
-_SHARED_CHILDREN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
-"""Helpers that the interpreter starts once and ends itself."""
+_SHARED_CHILDREN = (
+    "multiprocessing.resource_tracker",
+    "multiprocessing.forkserver",
+    "providers/docker/watcher.py",
+)
+"""Helpers that are started once for a process, and end by themselves."""
 
 
 def _threads() -> dict[object, str]:
