@@ -200,6 +200,10 @@ def _new(before: dict[str, set[object]]) -> list[str]:
     ]
 
 
+_LONG_COLLECTION = 0.01
+"""Seconds after which what has survived is kept out of the collections that follow."""
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     # The first function-scoped fixture to start is the last to finish: by then the
@@ -207,7 +211,11 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = {kind: set(survey()) for kind, survey in _RESOURCES.items()}
     yield
     # Whatever lies in a reference cycle reports itself now, not in a later test.
+    started = time.perf_counter()
     gc.collect()
+    if time.perf_counter() - started > _LONG_COLLECTION:
+        # What tests have imported since: thousands of collections would go through it.
+        gc.freeze()
     deadline = time.monotonic() + request.config.getoption("grace")
     while (faults := _new(before)) and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -243,7 +243,9 @@ def command(
     path = tmp_path / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
+    # And the shell that runs it, alone: a machine's own browser would come first.
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
     return str(path)
 
 
