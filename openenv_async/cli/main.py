@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,10 +13,18 @@ from .commands import LazyGroup
 
 __all__ = ["app", "main"]
 
+_HELP: Final = """Async-first environments for agentic RL.
+
+Exit status of all commands: 0 on success; 1 when what was asked was tried and failed
+(a server or an engine that is not there, a check, a damaged run); 2 when the command
+line, or what it names, is wrong (an option, an environment, a policy, a file of tasks,
+the folder of a run); 130 after Ctrl-C and 143 after SIGTERM.
+"""
+
 app = typer.Typer(
     name="openenv-async",
     cls=LazyGroup,
-    help="Async-first environments for agentic RL.",
+    help=_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -38,13 +46,15 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Async-first environments for agentic RL."""
+    pass
 
 
 def main() -> None:
     """Run the command.
 
-    Exit status: 0 on success, 1 when the operation failed, 2 for wrong usage.
+    Exit status, the same for all commands: 0 on success; 1 when what was asked was
+    tried and failed; 2 when the command line, or what it names, is wrong, so that
+    trying it again is of no use; 128 and the signal's number when it was interrupted.
     """
     try:
         app()

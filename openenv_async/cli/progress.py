@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -14,13 +14,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..rollout.episodes import Episode
+from ..rollout.episodes import Episode, outcome_label
 from ..rollout.timing import RunStatistics
 
-__all__ = ["Seen", "Show", "shown", "table_of"]
+__all__ = ["Seen", "Show", "shown", "table_of", "trouble"]
 
+_TROUBLE_AFTER: Final = 0.5
+"""Seconds that sessions have to be lost for before a line of its own says so."""
 _RECENT: Final = 100
 """Episodes that the recent return looks at."""
+_MESSAGE: Final = 300
+"""Characters of a message."""
 _LINE_EVERY: Final = 5.0
 """Seconds between lines where nobody watches a terminal."""
 
@@ -29,7 +33,10 @@ class Seen:
     """What was recorded so far."""
 
     def __init__(self) -> None:
-        self.count = self.failed = self.resumed = 0
+        self.count = self.failed = self.resumed = self.steps = 0
+        self.outcomes: Counter[str] = Counter()
+        self.messages: dict[str, str] = {}
+        """What the first failure of each kind said, in one line."""
         self._returns = 0
         self._sum = 0.0
         self._recent: deque[float] = deque(maxlen=_RECENT)
@@ -38,6 +45,12 @@ class Seen:
         """An episode is there to stay."""
         self.count += 1
         self.failed += episode.failed
+        self.steps += episode.length
+        label = outcome_label(episode.outcome)
+        self.outcomes[label] += 1
+        message = getattr(episode.outcome, "message", "")
+        if message and label not in self.messages:
+            self.messages[label] = _in_one_line(message)
         if episode.return_ is not None:
             self._returns += 1
             self._sum += episode.return_
@@ -54,6 +67,11 @@ class Seen:
         return sum(self._recent) / len(self._recent) if self._recent else None
 
 
+def _in_one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MESSAGE else f"{line[: _MESSAGE - 3]}..."
+
+
 Show = Callable[[RunStatistics, Seen], None]
 
 
@@ -67,13 +85,43 @@ def shown() -> Generator[Show]:
         yield lambda state, seen: live.update(table_of(state, seen))
 
 
+def trouble(state: RunStatistics) -> str:
+    """What is wrong with the connections right now; empty if nothing is."""
+    away = state.unreachable + state.lost
+    if not away:
+        return ""
+    what = "connection lost" if state.unreachable else "sessions lost"
+    text = f"{what}: {away} sessions without a server, trying again"
+    if state.unreachable_for:
+        left = max(0.0, state.gives_up_after - state.unreachable_for)
+        text += f" for {left:.0f} s more, then the run ends"
+    return text
+
+
 class _Lines:
-    """A line every few seconds."""
+    """A line every few seconds, and one when a connection is lost or back."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _LINE_EVERY
+        self._trouble_since: float | None = None
+        self._is_told = False
+
+    def _tell_of_trouble(self, state: RunStatistics) -> None:
+        text = trouble(state)
+        if not text:
+            if self._is_told:
+                print("connected again", file=sys.stderr, flush=True)
+            self._trouble_since, self._is_told = None, False
+            return
+        now = time.monotonic()
+        if self._trouble_since is None:
+            self._trouble_since = now
+        if not self._is_told and now - self._trouble_since >= _TROUBLE_AFTER:
+            self._is_told = True
+            print(text, file=sys.stderr, flush=True)
 
     def __call__(self, state: RunStatistics, seen: Seen) -> None:
+        self._tell_of_trouble(state)
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LINE_EVERY
@@ -85,7 +133,9 @@ class _Lines:
         ]
         if seen.recent_return is not None:
             parts.append(f"return {seen.recent_return:.4g}")
-        if state.bottleneck is not None:
+        if text := trouble(state):
+            parts.append(text)
+        elif state.bottleneck is not None:
             parts.append(state.bottleneck.text)
         print(", ".join(parts), file=sys.stderr, flush=True)
 
@@ -116,6 +166,8 @@ def table_of(state: RunStatistics, seen: Seen) -> Group:
     for label, count in state.outcomes.items():
         failed = label.partition(":")[0].endswith("_failed")
         table.add_row("", Text(f"{count} {label}", style="red" if failed else ""))
+        if label in seen.messages:
+            table.add_row("", Text(seen.messages[label], style="dim"))
     if state.retries:
         table.add_row("retries", str(state.retries))
     if state.slowest:
@@ -123,5 +175,7 @@ def table_of(state: RunStatistics, seen: Seen) -> Group:
         table.add_row(
             "slowest", f"{slow.episode}: {slow.phase} for {slow.seconds:.1f} s"
         )
+    if text := trouble(state):
+        return Group(table, Text(text, style="bold red"))
     verdict = "" if state.bottleneck is None else state.bottleneck.text
     return Group(table, Text(verdict, style="yellow"))

@@ -15,11 +15,11 @@ import typer
 
 from ..errors import LocalProtocolError, OpenEnvError
 from ..rollout.options import Batching, CollectorOptions
-from ..rollout.runs import Rollout, RolloutPlan, read_tasks
+from ..rollout.runs import Rollout, RolloutPlan, count_tasks, read_tasks
 from ..rollout.runs import rollout as open_rollout
 from ..rollout.runs.policies import ChatSettings
 from ..rollout.timing import RunStatistics
-from ..scaffold import importable_target, search_path
+from ..scaffold import importable_module, importable_target, search_path
 from .progress import Seen, shown
 
 __all__ = ["rollout"]
@@ -69,8 +69,11 @@ def rollout(
     ] = 64,
     seed: Annotated[int, typer.Option(help="Where all other seeds derive from.")] = 0,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps after which to truncate.")
-    ] = None,
+        int,
+        typer.Option(
+            min=0, help="Steps after which to truncate an episode; 0 for no bound."
+        ),
+    ] = 1000,
     step_timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds of a step or reset.")
     ] = None,
@@ -83,16 +86,39 @@ def rollout(
     retries: Annotated[
         int, typer.Option(min=0, help="Tries again when infrastructure fails.")
     ] = 0,
+    recovery_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds without a reachable server after which to give up; until "
+            "then it is tried again, and episodes wait.",
+        ),
+    ] = 60.0,
     episode_format: Annotated[
         Literal["jsonl", "parquet"],
         typer.Option("--format", help="JSON lines with zstd, or Parquet."),
     ] = "jsonl",
     resume: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
-        bool, typer.Option("--resume", help="Play what is missing in the run.")
+        bool,
+        typer.Option(
+            "--resume", help="Play what is missing in the run; without one, begin it."
+        ),
     ] = False,
     retry_failed: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool,
-        typer.Option("--retry-failed", help="With --resume: also what failed before."),
+        typer.Option(
+            "--retry-failed",
+            help="With --resume: also what failed before; that is recorded as an "
+            "earlier attempt.",
+        ),
+    ] = False,
+    salvage: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
+        bool,
+        typer.Option(
+            "--salvage",
+            help="With --resume: mend damaged files. What can't be read is played "
+            "again, and a copy of each file is kept.",
+        ),
     ] = False,
     replicas: Annotated[int, typer.Option(min=1, help="Servers to start for it.")] = 1,
     image: Annotated[
@@ -145,12 +171,21 @@ def rollout(
 
     An episode that counts is on disk for good: after a crash or Ctrl-C, the same
     command with --resume plays what is missing. Progress goes to standard error, the
-    result to standard output. Exit status 1 if every episode failed, 130 after Ctrl-C.
+    result to standard output.
+
+    Exit status: 0 if the run is complete and has an episode that did not fail; 1 if
+    every episode of the run failed, if the rollout broke off (the result and the reason
+    are printed), or if the run is damaged; 2 if the command or what it names is wrong,
+    and nothing was played; 130 after Ctrl-C and 143 after SIGTERM.
     """
-    if retry_failed and not resume:
-        raise LocalProtocolError("expected --resume with --retry-failed")
+    for flag, given in (("--retry-failed", retry_failed), ("--salvage", salvage)):
+        if given and not resume:
+            raise LocalProtocolError(f"expected --resume with {flag}")
     if bool(target) is bool(image):
         raise LocalProtocolError("expected an environment or --image, and not both")
+    if ":" in policy:
+        # A policy is found where the command is run, whatever plays where.
+        importable_module()
     plan = RolloutPlan(
         folder=out,
         target=importable_target(target) if target else "",
@@ -167,22 +202,25 @@ def rollout(
         ),
         tasks=int(tasks) if tasks.isdecimal() else read_tasks(tasks),
         tasks_label=tasks,
+        task_count=None if tasks.isdecimal() else count_tasks(tasks),
         options=CollectorOptions(
             seed=seed,
             group_size=group_size,
             group_seeds=group_seeds,
             concurrency=concurrency,
             batching=Batching(max=batch),
-            max_steps=max_steps,
+            max_steps=max_steps or None,
             step_timeout=step_timeout,
             episode_timeout=episode_timeout,
             policy_timeout=policy_timeout,
             retries=retries,
+            recovery_timeout=recovery_timeout,
         ),
         replicas=replicas,
         episode_format=episode_format,
         resume=resume,
         retry_failed=retry_failed,
+        salvage=salvage,
         token=token,
     )
     with shown() as show:
@@ -219,6 +257,7 @@ class _Played:
         self._error: OpenEnvError | None = None
         self._signal = 0
         self._total = 0
+        self._failed_before = 0
 
     async def run(self) -> None:
         """Play to the end, or until a signal."""
@@ -235,7 +274,7 @@ class _Played:
     async def _play(self) -> None:
         async with open_rollout(self._plan) as opened:
             self._rollout = opened
-            self._seen.resumed = opened.resumed
+            self._began(opened)
             try:
                 if not self._signal:
                     await opened.play(recorded=self._seen.add)
@@ -243,6 +282,15 @@ class _Played:
                 self._statistics = opened.collector.statistics()
                 self._total = len(opened.writer)
                 self._rollout = None
+
+    def _began(self, opened: Rollout) -> None:
+        self._seen.resumed = opened.resumed
+        self._failed_before = opened.failed_before
+        if self._plan.resume and opened.is_new:
+            # Whoever mistyped the name of a run should see it.
+            print(f"no run at {self._plan.folder} yet: begun anew", file=sys.stderr)
+        for mended in opened.salvaged:
+            print(str(mended), file=sys.stderr)
 
     async def _poll(self) -> None:
         while True:
@@ -269,25 +317,31 @@ class _Played:
             Exit: It was interrupted, or every episode failed.
         """
         seen = self._seen
-        stopped = self._error is not None or self._signal
-        if stopped and (seen.count or seen.resumed):
-            print(f"go on with: {_command()}", file=sys.stderr)
-        if self._error is not None:
-            raise self._error
         if self._statistics is not None:
             result = _Result(
                 run=str(self._plan.folder),
                 recorded=seen.count,
                 episodes=self._total,
+                expected=self._plan.episodes,
                 failed=seen.failed,
+                failed_before=self._failed_before,
                 interrupted=bool(self._signal),
+                error=None if self._error is None else self._error.message,
                 mean_return=seen.mean_return,
+                steps=seen.steps,
+                outcomes=dict(seen.outcomes),
+                messages=seen.messages,
                 statistics=self._statistics,
             )
             print(msgspec.json.encode(result).decode() if as_json else str(result))
+        stopped = self._error is not None or self._signal
+        if stopped and (seen.count or seen.resumed):
+            print(f"go on with: {_command()}", file=sys.stderr)
+        if self._error is not None:
+            raise self._error
         if self._signal:
             raise typer.Exit(128 + self._signal)
-        if seen.count and seen.failed == seen.count:
+        if self._total and self._failed_before + seen.failed >= self._total:
             raise typer.Exit(1)
 
 
@@ -299,18 +353,41 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
     """Episodes that this command played."""
     episodes: int
     """Episodes of the run."""
+    expected: int | None
+    """Episodes that it has when it is complete; null where that is not known."""
     failed: int
+    """Of those that this command played."""
+    failed_before: int
+    """Of those that the run had before."""
     interrupted: bool
+    error: str | None
+    """Why it broke off."""
     mean_return: float | None
+    steps: int
+    """Of the recorded episodes, as everything above."""
+    outcomes: dict[str, int]
+    messages: dict[str, str]
+    """What the first failure of each kind said."""
     statistics: RunStatistics
+    """Of all that was played, also of what is not recorded."""
 
     def __str__(self) -> str:
         state = self.statistics
+        of = f" of {self.expected}" if self.expected is not None else ""
         lines = [
-            f"recorded {self.recorded} episodes with {state.steps} steps in "
-            f"{state.elapsed:.1f} s; {self.run} has {self.episodes}"
+            f"recorded {self.recorded} episodes with {self.steps} steps in "
+            f"{state.elapsed:.1f} s; {self.run} has {self.episodes}{of}"
         ]
-        lines += [f"  {count} {label}" for label, count in state.outcomes.items()]
+        for label, count in self.outcomes.items():
+            lines.append(f"  {count} {label}")
+            if label in self.messages:
+                lines.append(f"      the first one: {self.messages[label]}")
+        if self.failed_before:
+            lines.append(
+                f"  {self.failed_before} failed before (--retry-failed plays them)"
+            )
+        if given_up := state.outcomes.get("truncated: cancelled"):
+            lines.append(f"  {given_up} given up when it was interrupted, not recorded")
         if self.mean_return is not None:
             lines.append(f"mean return {self.mean_return:.4g}")
         if state.bottleneck is not None:

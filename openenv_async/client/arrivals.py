@@ -5,9 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from ..errors import SessionBusy
+from ..errors import LocalProtocolError, SessionBusy
 
-__all__ = ["Arrivals"]
+__all__ = ["Arrivals", "check_bounds"]
+
+
+def check_bounds(least: int, most: int | None) -> None:
+    """Make sure that so many results can be waited for.
+
+    Raises:
+        LocalProtocolError: They cannot.
+    """
+    if least < 1 or (most is not None and most < least):
+        raise LocalProtocolError(
+            f"expected 1 <= min <= max, got min={least} and max={most}"
+        )
 
 
 class Arrivals:

@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .. import messages as m
 from .._aio import SPIN_WINDOW, shielded
-from ..errors import (
-    LocalProtocolError,
-    OpenEnvError,
-    SessionBusy,
-    SessionClosed,
-)
+from ..errors import LocalProtocolError, OpenEnvError, SessionBusy, SessionClosed
 from ..providers import Placer, Provider, Served, placer_of
-from .arrivals import Arrivals
+from .arrivals import Arrivals, check_bounds
 from .connection import ConnectionOptions, close_patience
 from .links import Link
+from .loans import Loan
 from .payloads import Payloads
 from .results import AutoresetMode, BatchResult, Failure, Ready
 from .seats import Seat, leave_seats, take_seats
@@ -83,13 +79,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             raise LocalProtocolError(f"expected a size of at least 1, got {size}")
         if sockets is not None and sockets < 1:
             raise LocalProtocolError(f"expected at least one socket, got {sockets}")
-        try:
-            self.autoreset = AutoresetMode(autoreset)
-        except ValueError as error:
-            modes = [mode.value for mode in AutoresetMode]
-            raise LocalProtocolError(
-                f"expected one of {modes!r}, got {autoreset!r}"
-            ) from error
+        self.autoreset = AutoresetMode.of(autoreset)
         self.payloads = payloads
         self.decode: Callable[[Any], Any] = payloads.observation
         self.same_step = self.autoreset is AutoresetMode.SAME_STEP
@@ -120,6 +110,8 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         """Sessions whose caller was cancelled while a request was in flight."""
         self._calm: asyncio.Future[None] | None = None
         self._is_open = False
+        self.loan = Loan()
+        """Who has it to himself: while it is being given back, others wait."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -153,6 +145,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
 
         It is all or nothing: if one session cannot be opened, none stays open.
         """
+        await self.loan.wait()
         if self._is_open:
             raise LocalProtocolError("expected a batch that is not open yet")
         self._arrivals.clear()
@@ -209,6 +202,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
 
     async def aclose(self) -> None:
         """Close all environments and give the connections back; idempotent."""
+        await self.loan.wait()
         if not self._is_open:
             return
         self._is_open = False
@@ -378,6 +372,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         return slots_at(self._slots, indices)
 
     def _check_free(self, slots: Iterable[Slot]) -> None:
+        self.loan.check()
         if not self._gathers and not self._arrivals.posted and not self._abandoned:
             return
         for slot in slots:
@@ -438,6 +433,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
 
     async def _wait_settled(self, slots: Sequence[Slot]) -> None:
         """Wait for the outcomes of what a cancelled call left behind."""
+        await self.loan.wait()
         while self._abandoned and any(slot.abandoned for slot in slots):
             if self._calm is None or self._calm.done():
                 self._calm = asyncio.get_running_loop().create_future()
@@ -578,15 +574,18 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
             max: Yield at most so many at a time.
             timeout: Seconds after which fewer than `min`, but at least one, will do.
         """
-        if min < 1 or (max is not None and max < min):
-            raise LocalProtocolError(
-                f"expected 1 <= min <= max, got min={min} and max={max}"
-            )
+        check_bounds(min, max)
+        await self.loan.wait()
         while self._arrivals:
             await self._arrivals.wait(min, timeout)
             taken = self._arrivals.take(max)
             results: list[Any] = [result for _, result in taken]
             yield Ready([index for index, _ in taken], results)
+
+    @property
+    def unreachable(self) -> list[int]:
+        """Places of sessions whose connection is lost, while it is tried again."""
+        return [slot.index for slot in self._slots if slot.is_unreachable]
 
     @property
     def session_ids(self) -> list[str]:

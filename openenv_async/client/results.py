@@ -10,7 +10,7 @@ import msgspec
 
 from ..arrays import Array
 from ..environment import Observation
-from ..errors import Executed, OpenEnvError
+from ..errors import Executed, LocalProtocolError, OpenEnvError
 
 __all__ = [
     "AutoresetMode",
@@ -120,6 +120,21 @@ class AutoresetMode(enum.Enum):
     next episode, and its `final` is the last one of the episode before."""
     DISABLED = "Disabled"
     """Nothing: a step fails with `EpisodeDone` until `reset` is called."""
+
+    @classmethod
+    def of(cls, value: AutoresetMode | str) -> AutoresetMode:
+        """The mode of that name.
+
+        Raises:
+            LocalProtocolError: There is none.
+        """
+        try:
+            return cls(value)
+        except ValueError as error:
+            modes = [mode.value for mode in cls]
+            raise LocalProtocolError(
+                f"expected one of {modes!r}, got {value!r}"
+            ) from error
 
 
 class Ready(msgspec.Struct, Generic[ObsT], frozen=True):

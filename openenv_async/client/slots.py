@@ -94,6 +94,15 @@ class Slot:
         """Whether it has no place, or no connection that could come back."""
         return self.seat is None or self.connection.error is not None
 
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether its connection is lost, but may still come back."""
+        return (
+            self.seat is not None
+            and self.connection.error is None
+            and not self.protocol.ready
+        )
+
     def is_lost_in(self, problems: Mapping[int, Failure]) -> bool:
         """Whether the session was lost when it should be opened."""
         problem = problems.get(self.index)

@@ -19,6 +19,8 @@ from ..errors import ProviderError, ServerDied
 
 __all__ = ["LocalProvider", "LocalServer"]
 
+_WRONG_USAGE: Final = 2
+"""Exit status of a server that was told to serve what it cannot."""
 _LOG_BYTES: Final = 8192
 """How much of a server's output an error shows."""
 _STOP_PATIENCE: Final = 15.0
@@ -213,6 +215,9 @@ class LocalServer:
     async def _check_alive(self) -> None:
         died = await self.diagnose()
         if died is not None:
+            if died.exit_code == _WRONG_USAGE:
+                # It says that what it should serve is not there, or not to be served.
+                died.fault = "caller"
             raise died
 
     async def diagnose(self) -> ServerDied | None:

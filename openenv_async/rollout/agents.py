@@ -14,7 +14,7 @@ from ..errors import (
     SessionBusy,
     StepInterrupted,
 )
-from .drivers import is_foreign_cancellation
+from .drivers import PolicyMisuse, check_awaitable, is_foreign_cancellation
 from .episodes import Outcome, PolicyFailure, Truncated
 from .live import LiveEpisode, Phase
 from .outcomes import outcome_of_policy_error
@@ -202,11 +202,13 @@ class AgentDriver:
         run.meter.policy_began(began_ns, 1)
         failure: PolicyFailure | None = None
         try:
-            await self._agent.play(env, live.start.task)
+            await check_awaitable(self._agent.play(env, live.start.task), "play")
         except asyncio.CancelledError as error:
             if not is_foreign_cancellation():
                 raise
             failure = outcome_of_policy_error(error)
+        except PolicyMisuse:
+            raise
         except Exception as error:  # noqa: BLE001 (recorded in the episode)
             failure = outcome_of_policy_error(error)
         finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Unpack, final
 
 from .._aio import shielded
 from ..client import AutoresetMode, EnvBatch
-from ..errors import LocalProtocolError
+from ..errors import LocalProtocolError, SessionBusy
 from .agents import AgentDriver
 from .drivers import ActDriver, BatchDriver
 from .episodes import Episode
@@ -48,6 +49,7 @@ class Collector(Generic[ActT, ObsT]):
     Raises:
         LocalProtocolError: The policy has none of the methods, or the batch resets by
             itself.
+        SessionBusy: On entering it, another collector plays on the batch.
     """
 
     def __init__(
@@ -68,22 +70,29 @@ class Collector(Generic[ActT, ObsT]):
         self._tasks = tasks
         self._owns_batch = False
         self._run: Run | None = None
+        self._is_used = self._is_closed = False
 
     # Opening and closing
 
     async def __aenter__(self) -> Collector[ActT, ObsT]:
-        if self._run is not None:
+        if self._is_used:
             raise LocalProtocolError("expected a collector that was not used before")
-        if not self._batch.servers:
-            await self._batch.open()
-            self._owns_batch = True
-        self._run = Run(
-            self._batch,
-            self._driver,
-            self._tasks,
-            self.options,
-            keep=not self._owns_batch,
-        )
+        self._is_used = True
+        await self._batch.loan.take()
+        try:
+            if not self._batch.servers:
+                await self._batch.open()
+                self._owns_batch = True
+            self._run = Run(
+                self._batch,
+                self._driver,
+                self._tasks,
+                self.options,
+                keep=not self._owns_batch,
+            )
+        except BaseException:
+            self._batch.loan.give_back()
+            raise
         self._run.start()
         return self
 
@@ -100,15 +109,48 @@ class Collector(Generic[ActT, ObsT]):
 
         Complete also when it is cancelled. Episodes that nobody took are gone.
         """
-        if self._run is not None:
-            await shielded(self._teardown(self._run), timeout=_CLOSE_TIMEOUT)
+        run = self._run
+        if run is None or self._is_closed:
+            return
+        if run.closing:
+            # Somebody closes it already.
+            await self._batch.loan.wait()
+            return
+        run.stop()
+        returned = self._batch.loan.returned(self._teardown(run))
+        await shielded(returned, timeout=_CLOSE_TIMEOUT)
 
     async def _teardown(self, run: Run) -> None:
         try:
             await run.aclose()
         finally:
+            self._is_closed = True
             if self._owns_batch:
                 await self._batch.aclose()
+
+    def abandon(self) -> None:
+        """Begin to close it from where nothing can be awaited, such as `__del__`.
+
+        It is closed behind the caller's back. Whatever is called on the batch next
+        waits for that.
+        """
+        run = self._run
+        if run is None or run.closing or run.loop.is_closed():
+            return
+        try:
+            is_here = asyncio.get_running_loop() is run.loop
+        except RuntimeError:
+            is_here = False
+        if is_here:
+            self._abandon(run)
+        else:
+            # The garbage collector runs in whatever thread.
+            run.loop.call_soon_threadsafe(self._abandon, run)
+
+    def _abandon(self, run: Run) -> None:
+        if not run.closing:
+            run.stop()
+            self._batch.loan.return_later(self._teardown(run))
 
     # Episodes
 
@@ -197,7 +239,7 @@ class Collector(Generic[ActT, ObsT]):
         return self._run
 
 
-async def collect(
+def collect(
     envs: EnvBatch[ActT, ObsT, Any],
     policy: AnyPolicy[ObsT, ActT],
     tasks: TasksLike,
@@ -205,22 +247,78 @@ async def collect(
 ) -> AsyncGenerator[Episode[ActT, ObsT], None]:
     """Play tasks with a policy, and yield the episodes; see `Collector`.
 
-    A loop that is left by `break` ends the run when the generator is collected: use
-    `contextlib.aclosing`, or a `Collector`, to know when.
+    A loop that is left by `break`, or whose task is cancelled, ends the run: the next
+    call on the batch, or the next `collect`, waits until its sessions are free again.
+    `contextlib.aclosing`, or a `Collector`, waits for that itself.
 
     Args:
         envs: The sessions, opened or not.
         policy: Chooses the actions, or plays.
         tasks: What to play.
         options: The fields of `CollectorOptions`.
+
+    Raises:
+        LocalProtocolError: The policy has none of the methods, an option is out of its
+            range, or the batch resets by itself.
     """
-    async with Collector(envs, policy, tasks, CollectorOptions(**options)) as collector:
-        async for episode in collector:
-            yield episode
+    return _Episodes(Collector(envs, policy, tasks, CollectorOptions(**options)))
+
+
+class _Episodes(AsyncGenerator[Episode[ActT, ObsT], None]):
+    """A collector as an asynchronous generator.
+
+    No generator function, because those are closed some time after they are dropped:
+    what comes next on the batch would meet a run that does not know that it is over.
+    """
+
+    def __init__(self, collector: Collector[ActT, ObsT]) -> None:
+        self._collector = collector
+        self._is_open = self._is_over = self._is_busy = False
+
+    async def asend(self, value: None, /) -> Episode[ActT, ObsT]:
+        """Wait for the next episode, as iterating does.
+
+        Raises:
+            SessionBusy: Somebody else waits.
+        """
+        if self._is_busy:
+            raise SessionBusy("expected one consumer of episodes at a time")
+        if self._is_over:
+            raise StopAsyncIteration
+        self._is_busy = True
+        try:
+            if not self._is_open:
+                await self._collector.__aenter__()
+                self._is_open = True
+            return await self._collector.__anext__()
+        except (Exception, asyncio.CancelledError):
+            # As in a generator: what leaves it ends it.
+            await self.aclose()
+            raise
+        finally:
+            self._is_busy = False
+
+    async def athrow(self, *error: Any) -> Episode[ActT, ObsT]:
+        """End the run, and raise."""
+        await self.aclose()
+        given = [one for one in error[:2] if one is not None]
+        raise given[-1]
+
+    async def aclose(self) -> None:
+        """End the run; idempotent, and complete also when it is cancelled."""
+        self._is_over = True
+        await self._collector.aclose()
+
+    def __del__(self) -> None:
+        self._collector.abandon()
 
 
 def _driver_of(policy: Any) -> Driver:
     """The way to ask a policy, by the methods that it has."""
+    if isinstance(policy, type):
+        raise LocalProtocolError(
+            f"expected a policy, got the class {policy.__qualname__!r}: make one of it"
+        )
     for method, kind in (
         ("play", AgentDriver),
         ("act_batch", BatchDriver),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -20,7 +20,32 @@ from .policies import Decision
 if TYPE_CHECKING:
     from .run import Run
 
-__all__ = ["ActDriver", "BatchDriver", "is_foreign_cancellation"]
+__all__ = [
+    "ActDriver",
+    "BatchDriver",
+    "PolicyMisuse",
+    "check_awaitable",
+    "is_foreign_cancellation",
+]
+
+
+class PolicyMisuse(LocalProtocolError):
+    """The policy is none; ends the run."""
+
+
+def check_awaitable(found: Any, method: str) -> Awaitable[Any]:
+    """What a policy's method returned, if it can be awaited.
+
+    Raises:
+        PolicyMisuse: It is a plain method. That is no failure of an episode: it would
+            be one of every episode.
+    """
+    if not inspect.isawaitable(found):
+        raise PolicyMisuse(
+            f"expected `async def {method}`, got a policy whose `{method}` returns "
+            f"{type(found).__name__} at once"
+        )
+    return found
 
 
 def is_foreign_cancellation() -> bool:
@@ -146,6 +171,8 @@ class BatchDriver:
             if not is_foreign_cancellation():
                 raise
             failure = outcome_of_policy_error(error)
+        except PolicyMisuse:
+            raise
         except Exception as error:  # noqa: BLE001 (recorded in the episodes)
             failure = outcome_of_policy_error(error)
         finally:
@@ -164,11 +191,8 @@ class BatchDriver:
         if self._knows_episodes:
             arguments.append([live.context for live in lives])
         timeout = self._run.options.policy_timeout
-        if timeout is None:
-            found = await self._act_batch(*arguments)
-        else:
-            async with asyncio.timeout(timeout):
-                found = await self._act_batch(*arguments)
+        async with asyncio.timeout(timeout):
+            found = await check_awaitable(self._act_batch(*arguments), "act_batch")
         decisions = list(found)
         if len(decisions) != len(lives):
             raise LocalProtocolError(
@@ -255,6 +279,8 @@ class ActDriver:
                 if not is_foreign_cancellation():
                     raise
                 decision = error
+            except PolicyMisuse:
+                raise
             except Exception as error:  # noqa: BLE001 (recorded in the episode)
                 decision = error
             finally:
@@ -279,9 +305,13 @@ class ActDriver:
     async def _decide(self, live: LiveEpisode) -> Any:
         timeout = self._run.options.policy_timeout
         if timeout is None:
-            return await self._act(live.observation, live.context)
+            return await check_awaitable(
+                self._act(live.observation, live.context), "act"
+            )
         async with asyncio.timeout(timeout):
-            return await self._act(live.observation, live.context)
+            return await check_awaitable(
+                self._act(live.observation, live.context), "act"
+            )
 
 
 def _takes_two(method: Callable[..., Any]) -> bool:

@@ -53,10 +53,17 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     policy_seed: int
     order: int
     """Among all starts, for equal priorities."""
+    earlier: tuple[Attempt, ...] = ()
+    """What failed in earlier runs."""
     attempts: tuple[Attempt, ...] = ()
-    """What failed before."""
+    """What failed in this one."""
     stale: bool = False
     """Whether its session turned out to have ended before the reset reached it."""
+
+    @property
+    def past(self) -> list[Attempt]:
+        """All that failed before, the oldest first."""
+        return [*self.earlier, *self.attempts]
 
     @property
     def episode_id(self) -> str:
@@ -85,6 +92,7 @@ class LiveEpisode:
         "first",
         "future",
         "idle_ns",
+        "is_away",
         "last_ns",
         "latest",
         "observation",
@@ -150,6 +158,8 @@ class LiveEpisode:
         """Known before the end, where an agent has not returned yet."""
         self.reading = False
         """Whether its state is being read."""
+        self.is_away = False
+        """Whether its connection was lost when somebody last looked."""
         self.replace = False
         """Whether its session cannot be used again."""
 
@@ -186,6 +196,21 @@ class LiveEpisode:
         self.policy_ns += self.thought_ns
         self.idle_ns += self.waited_ns
         self._spend(result)
+        self.phase = Phase.WAITING
+        self.since_ns = self.last_ns = now_ns
+
+    def record_failure(self, now_ns: int, *, reached: bool) -> None:
+        """The call that it waited for has failed.
+
+        Args:
+            now_ns: The clock.
+            reached: Whether the environment was there to spend the time.
+        """
+        waited_ns = now_ns - self.since_ns
+        if reached:
+            self.environment_ns += waited_ns
+        else:
+            self.wire_ns += waited_ns
         self.phase = Phase.WAITING
         self.since_ns = self.last_ns = now_ns
 
@@ -231,7 +256,7 @@ class LiveEpisode:
             steps=self.steps,
             outcome=outcome,
             return_=return_of(outcome, [step.reward for step in self.steps]),
-            earlier_attempts=list(start.attempts),
+            earlier_attempts=start.past,
             started=self.started,
             timing=self.timing(),
             session=self.session,
@@ -254,6 +279,6 @@ def unstarted(
         group_size=start.size,
         steps=[],
         outcome=outcome,
-        earlier_attempts=list(start.attempts),
+        earlier_attempts=start.past,
         metadata=metadata,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypedDict
 
 import msgspec
 
 from ..errors import LocalProtocolError
+from .episodes import Attempt
 
 __all__ = [
     "AdaptiveConcurrency",
@@ -181,10 +182,14 @@ class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks that are read before they can start, which is how far priorities reach;
     None takes the concurrency."""
     recovery_timeout: float = 60.0
-    """Seconds without any session after which the run fails; until then lost ones are
-    replaced as soon as there is a server."""
+    """Seconds without any reachable session after which the run fails, however often it
+    was tried meanwhile; until then lost connections are tried again, and lost sessions
+    replaced, as soon as there is a server. Episodes that waited are not delivered."""
     skip: Callable[[str], bool] | None = None
     """Whether not to play the episode of that id, because it is recorded already."""
+    earlier: Callable[[str], Sequence[Attempt]] | None = None
+    """What became of the episode of that id when it was played before; recorded in it,
+    and no reason to try less often."""
     metadata: dict[str, object] = msgspec.field(default_factory=dict[str, object])
     """Recorded in every episode."""
 
@@ -229,4 +234,5 @@ class CollectorKeywords(TypedDict, total=False):
     lookahead: int | None
     recovery_timeout: float
     skip: Callable[[str], bool] | None
+    earlier: Callable[[str], Sequence[Attempt]] | None
     metadata: dict[str, object]

@@ -31,6 +31,7 @@ from .live import LiveEpisode, Phase, Start, unstarted
 from .options import CollectorOptions
 from .outcomes import outcome_of_error
 from .policies import EpisodeContext
+from .reach import Reach
 from .starts import Starts, TasksLike
 from .timing import Meter, RunStatistics
 
@@ -131,10 +132,9 @@ class Run:
         """Episodes that are being played."""
         self._lost: set[int] = set()
         """Places of sessions that nobody has begun to replace."""
-        self._replacing = 0
-        self._dead_since_ns: int | None = None
-        """Since when there has been no session at all."""
-        self._loop = asyncio.get_running_loop()
+        self._replacing: set[int] = set()
+        self._reach = Reach(batch, self.meter, options.recovery_timeout)
+        self.loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._scheduled = False
         self.closing = False
@@ -159,7 +159,10 @@ class Run:
         self, coroutine: Coroutine[Any, Any, None], name: str
     ) -> asyncio.Task[None]:
         """Start a task of the run; what it raises, the consumer is told."""
-        return self._tasks.spawn(self._guarded(coroutine), name)
+        task = self._tasks.spawn(self._guarded(coroutine), name)
+        # One that is cancelled before it began would leave it behind, unawaited.
+        task.add_done_callback(lambda _: coroutine.close())
+        return task
 
     async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
@@ -167,10 +170,14 @@ class Run:
         except Exception as error:  # noqa: BLE001 (raised in the consumer)
             self.delivery.fail(error)
 
-    async def aclose(self) -> None:
-        """End all tasks, and give up what is on its way. Cancelling changes nothing."""
+    def stop(self) -> None:
+        """Begin nothing any more; `aclose` has to follow."""
         self.closing = True
         self._starts.close()
+
+    async def aclose(self) -> None:
+        """End all tasks, and give up what is on its way. Cancelling changes nothing."""
+        self.stop()
         await shielded(self._teardown(), timeout=_TEARDOWN_TIMEOUT)
         self.delivery.end()
 
@@ -195,7 +202,7 @@ class Run:
         """Look for what can start, at the end of this turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._on_schedule)
+            self.loop.call_soon(self._on_schedule)
 
     def _on_schedule(self) -> None:
         self._scheduled = False
@@ -225,7 +232,7 @@ class Run:
         if self._lost:
             places = sorted(self._lost)
             self._lost.clear()
-            self._replacing += len(places)
+            self._replacing.update(places)
             self.spawn(self._replace(places), "openenv-async-replace")
         if self._starts.exhausted and not self._starts and not self.active:
             self.delivery.put(self._groups.release())
@@ -264,7 +271,7 @@ class Run:
                 policy_seed=start.policy_seed,
                 environment=self._environment,
                 group_index=start.index,
-                attempt=len(start.attempts) + 1,
+                attempt=len(start.past) + 1,
             ),
             place=place,
             session=self._sessions[place],
@@ -294,8 +301,12 @@ class Run:
         """Read the state of an episode's environment.
 
         Raises:
+            SessionClosed: The run is over.
             OpenEnvError: The call failed; the episode goes on.
         """
+        if self.closing:
+            # The batch would wait until the run has given it back.
+            raise SessionClosed("expected an episode of a run that is not over")
         # If this is cancelled, the session is not free until the answer has come.
         live.reading = True
         try:
@@ -353,8 +364,8 @@ class Run:
 
     def _failed(self, live: LiveEpisode, error: OpenEnvError) -> None:
         in_reset = live.phase is Phase.RESET
-        live.phase = Phase.WAITING
-        live.since_ns = live.last_ns = perf_counter_ns()
+        reached = not isinstance(error, SessionClosed)
+        live.record_failure(perf_counter_ns(), reached=reached)
         live.replace = isinstance(error, SessionClosed | DeadlineExceeded)
         if (
             in_reset
@@ -441,6 +452,11 @@ class Run:
 
     # Replacing
 
+    @property
+    def _gone(self) -> set[int]:
+        """Places of sessions that are replaced, or have to be."""
+        return self._lost | self._replacing
+
     async def _replace(self, places: list[int]) -> None:
         """Open new sessions in these places, however long that takes."""
         pause, most = _BACKOFF
@@ -449,29 +465,17 @@ class Run:
             self._sessions = self._batch.session_ids
             opened = [place for place in places if place not in problems]
             self._free.extend(opened)
-            self._replacing -= len(opened)
+            self._replacing.difference_update(opened)
             places = list(problems)
             if opened:
                 self.schedule()
             if places:
                 problem = problems[places[0]].error
                 _logger.info("= %s sessions are lost: %s", len(places), problem.message)
-                self._check_recovery(problem)
+                self._reach.look(self.lives, self._gone)
+                self._reach.check(problem)
                 await anyio.sleep(random.uniform(pause / 2, pause))
                 pause = min(pause * 2, most)
-
-    def _check_recovery(self, problem: OpenEnvError) -> None:
-        """Fail if there has been no session for too long."""
-        now_ns = perf_counter_ns()
-        if self._free or self.active:
-            self._dead_since_ns = None
-        elif self._dead_since_ns is None:
-            self._dead_since_ns = now_ns
-        if (
-            self._dead_since_ns is not None
-            and now_ns - self._dead_since_ns > self.options.recovery_timeout * 1e9
-        ):
-            raise problem
 
     # Time
 
@@ -483,6 +487,9 @@ class Run:
             await anyio.sleep(tick)
             now_ns = perf_counter_ns()
             self.meter.note(self.lives, now_ns)
+            self._reach.look(self.lives, self._gone)
+            if self._reach.unreachable:
+                self._reach.check()
             if not self._resumed.is_set():
                 continue
             self._give_up(
@@ -555,12 +562,17 @@ class Run:
 
     def statistics(self, slowest: int) -> RunStatistics:
         """Where the run stands."""
+        reach = self._reach
+        reach.look(self.lives, self._gone)
         return self.meter.snapshot(
             self.lives,
             now_ns=perf_counter_ns(),
             queued=len(self.delivery),
             pending=len(self._starts),
-            lost=len(self._lost) + self._replacing,
+            lost=len(self._gone),
+            unreachable=reach.unreachable,
+            unreachable_for=reach.dead_for,
+            gives_up_after=reach.timeout,
             limit=self._limit,
             paused=self.paused,
             slowest=slowest,

@@ -105,11 +105,16 @@ class Starts:
                 seed=first if is_first else derive_seed(first, "group", index),
                 policy_seed=derive_seed(options.seed, "policy", task.id, index),
                 order=self._order,
+                earlier=self._earlier(episode_id(task, index)),
             )
             self._order += 1
             self.put(start)
         self._changed()
         return True
+
+    def _earlier(self, id: str) -> tuple[Attempt, ...]:
+        earlier = self._options.earlier
+        return () if earlier is None else tuple(earlier(id))
 
     def put(self, start: Start) -> None:
         """Add what is to be played, or has to be played again."""

@@ -24,7 +24,7 @@ __all__ = [
     "find_bottleneck",
 ]
 
-BoundBy = Literal["policy", "environment", "wire", "consumer", "tasks"]
+BoundBy = Literal["connection", "policy", "environment", "wire", "consumer", "tasks"]
 
 _SAMPLES: Final = 4096
 """Latest durations that percentiles look at."""
@@ -124,6 +124,12 @@ class RunStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Episodes that could start as soon as there is room."""
     lost: int
     """Sessions that are being replaced."""
+    unreachable: int
+    """Sessions whose connection is lost, while it is tried again."""
+    unreachable_for: float
+    """Seconds since no session has been reachable; 0 while one is."""
+    gives_up_after: float
+    """Seconds without any reachable session after which the run fails."""
     limit: int
     """Episodes at a time, now."""
     paused: bool
@@ -152,6 +158,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What a verdict looks at."""
 
     time: TimeShares
+    away: float = 0.0
+    """Share of the sessions' time in which they had no server."""
     blocked: float = 0.0
     """Share of the time in which a session was free, but the consumer's queue full."""
     starved: float = 0.0
@@ -191,6 +199,9 @@ class Meter:
         self._held: Literal["", "consumer", "tasks"] = ""
         self._held_since_ns = self.started_ns
         self._held_ns = {"consumer": 0, "tasks": 0, "": 0}
+        self._away = 0.0
+        self._away_since_ns = self.started_ns
+        self._away_ns = 0.0
         self._history: deque[tuple[int, int, int]] = deque()
 
     # Events
@@ -232,6 +243,11 @@ class Meter:
             self._held_ns[self._held] += now_ns - self._held_since_ns
             self._held, self._held_since_ns = by, now_ns
 
+    def away(self, share: float, now_ns: int) -> None:
+        """Which share of the sessions has no server, from now on."""
+        self._away_ns += self._away * (now_ns - self._away_since_ns)
+        self._away, self._away_since_ns = share, now_ns
+
     # Sums
 
     def sums(self, lives: Iterable[LiveEpisode], now_ns: int) -> list[int]:
@@ -268,6 +284,9 @@ class Meter:
         queued: int,
         pending: int,
         lost: int,
+        unreachable: int,
+        unreachable_for: float,
+        gives_up_after: float,
         limit: int,
         paused: bool,
         slowest: int,
@@ -286,6 +305,9 @@ class Meter:
             queued=queued,
             pending=pending,
             lost=lost,
+            unreachable=unreachable,
+            unreachable_for=unreachable_for,
+            gives_up_after=gives_up_after,
             limit=limit,
             paused=paused,
             steps_per_second=steps_rate,
@@ -296,7 +318,7 @@ class Meter:
             step_latency=Latency.of(self.round_trips_ns),
             policy_latency=Latency.of(self._policy_ns),
             time=shares,
-            bottleneck=find_bottleneck(self._load(shares, now_ns)) if steps else None,
+            bottleneck=self._bottleneck(shares, now_ns) if steps else None,
             slowest=_slowest(lives, slowest, now_ns),
         )
 
@@ -304,6 +326,9 @@ class Meter:
         past = self._history[0] if self._history else (self.started_ns, 0, 0)
         seconds = max(1, now_ns - past[0]) / 1e9
         return (steps - past[1]) / seconds, (self.episodes - past[2]) / seconds
+
+    def _bottleneck(self, shares: TimeShares, now_ns: int) -> Bottleneck:
+        return find_bottleneck(self._load(shares, now_ns))
 
     def _load(self, shares: TimeShares, now_ns: int) -> Load:
         held_ns = dict(self._held_ns)
@@ -313,8 +338,10 @@ class Meter:
         if self._batches:
             mean = self._called / max(1, self._calls)
             fullness = 0.0 if self._max_batch is None else mean / self._max_batch
+        self.away(self._away, now_ns)
         return Load(
             time=shares,
+            away=self._away_ns / elapsed_ns,
             blocked=held_ns["consumer"] / elapsed_ns,
             starved=held_ns["tasks"] / elapsed_ns,
             policy_busy=self.busy_share(now_ns),
@@ -325,6 +352,10 @@ class Meter:
 def find_bottleneck(load: Load) -> Bottleneck:
     """Say what a run is bound by, and which number to raise."""
     time = load.time
+    if load.away > _BLOCKED:
+        return _bottleneck(
+            "connection", "the server's uptime", load.away, "sessions had no server"
+        )
     if load.blocked > _BLOCKED:
         return _bottleneck(
             "consumer", "the consumer's speed", load.blocked, "its queue was full"
@@ -369,16 +400,19 @@ def _bottleneck(bound_by: BoundBy, knob: str, share: float, what: str) -> Bottle
 def _parts(live: LiveEpisode, now_ns: int) -> tuple[int, int, int, int, int]:
     known = live.policy_ns + live.wire_ns + live.queue_ns + live.environment_ns
     total = live.last_ns - live.started_ns
-    policy, environment, idle = live.policy_ns, live.environment_ns, total - known
+    policy, wire = live.policy_ns, live.wire_ns
+    environment, idle = live.environment_ns, total - known
     # What it waits for now counts too: a run that hangs has to show where.
     waited = now_ns - live.since_ns
     if live.phase is Phase.POLICY:
         policy += waited
     elif live.phase is Phase.WAITING:
         idle += waited
+    elif live.is_away:
+        wire += waited
     elif live.phase is not Phase.OVER:
         environment += waited
-    return policy, live.wire_ns, live.queue_ns, environment, max(0, idle)
+    return policy, wire, live.queue_ns, environment, max(0, idle)
 
 
 def _shares(sums: list[int]) -> TimeShares:

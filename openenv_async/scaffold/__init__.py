@@ -1,10 +1,11 @@
 """Makes new packages of environments, and finds what is in one that is there."""
 
-from .folders import importable_target, search_path
+from .folders import importable_module, importable_target, search_path
 from .making import Names, make_environment, names_of
 
 __all__ = [
     "Names",
+    "importable_module",
     "importable_target",
     "make_environment",
     "names_of",

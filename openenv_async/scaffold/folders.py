@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from ..environment import ENTRY_POINTS
 from ..errors import LocalProtocolError
 
-__all__ = ["importable_target", "search_path"]
+__all__ = ["importable_module", "importable_target", "search_path"]
 
 _PROJECT: Final = "pyproject.toml"
 
@@ -30,10 +30,20 @@ def importable_target(target: str) -> str:
     if "://" in target:
         return target
     folder = _folder_of(target)
-    for place in (str(folder or ""), os.getcwd()):
-        if place and place not in sys.path:
-            sys.path.insert(0, place)
+    if folder is not None:
+        _add(str(folder))
+    importable_module()
     return target if folder is None else _registered(folder)
+
+
+def importable_module() -> None:
+    """Have this process find modules of the working directory, as a command does."""
+    _add(os.getcwd())
+
+
+def _add(place: str) -> None:
+    if place not in sys.path:
+        sys.path.insert(0, place)
 
 
 def search_path(target: str) -> dict[str, str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from openenv_async.rollout import EnvironmentFailure
 from openenv_async.rollout.runs import open_run
 from tests.chaos.processes import SCRIPTED, running
 from tests.cli.commands import Outcome
@@ -53,7 +56,7 @@ def test_cartpole_goes_to_disk_and_can_be_replayed(
     assert first.return_ == first.length > 5
 
     shown = run_command("show", run).stdout
-    assert "12 of 6 tasks" in shown
+    assert "12, all of 6 tasks" in shown
     assert re.search(r"terminated\s+12", shown)
     steps = run_command("show", run, "--episode", "0/0").stdout
     assert len(re.findall(r'\{"action":[01]', steps)) == first.length
@@ -117,11 +120,16 @@ def test_what_failed_is_played_again_when_asked(tmp_path: Path) -> None:
     shown = run_command("show", run, "--episode", "0/0").stdout
     assert "environment_failed: ValueError" in shown
     assert "broken" in shown
-    assert run_json("rollout", *arguments, "--resume")["recorded"] == 0
+    assert "the first one: 'scripted' raised ValueError in step: broken" in done.stdout
+    unchanged = run_json("rollout", *arguments, "--resume", status=1)
+    assert (unchanged["recorded"], unchanged["failed_before"]) == (0, 2)
     actions_file(tmp_path, {"do": "truncate"})
     again = ("--resume", "--retry-failed")
     assert run_json("rollout", *arguments, *again)["recorded"] == 2
     assert run_json("show", run)["summary"]["outcomes"] == {"truncated: environment": 2}
+    (earlier,) = open_run(run).episode("0/0").earlier_attempts
+    assert isinstance(earlier.outcome, EnvironmentFailure)
+    assert "broken" in earlier.outcome.message
     misused = run_command("rollout", *arguments, "--retry-failed", status=2)
     assert "expected --resume" in misused.stderr
 
@@ -145,7 +153,8 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
     assert "go on with: openenv-async rollout echo_env" in output
     assert "--resume" in output
     summaries = list(open_run(run).summaries())
-    assert f"has {len(summaries)}\n" in output
+    assert f"has {len(summaries)} of 100000\n" in output
+    assert f"recorded {len(summaries)} episodes with {20 * len(summaries)} " in output
     assert all(summary.reason == "max_steps" for summary in summaries)
     result = run_json(
         *("rollout", "echo_env", "--tasks", "3", "--max-steps", "20", "--resume"),
@@ -223,8 +232,93 @@ def test_a_running_server_is_used(tmp_path: Path) -> None:
         run_command("rollout", url, "--tasks", "4", "--max-steps", "2", "--out", run)
         assert open_run(run).manifest.environment.target == url
         assert run_json("replay", run)["steps"] == 8
+        (tmp_path / "policy_here.py").write_text(
+            "from openenv_async.rollout.adapters import ScriptedPolicy\n"
+            "made = ScriptedPolicy([{'message': 'x'}], repeat=True)\n"
+        )
+        # The installed command: `python -m` finds the working directory by itself.
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("openenv-async"),
+                *("rollout", url, "--policy", "policy_here:made"),
+                *("--max-steps", "2", "--out", "other"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
     failed = run_command("replay", run, status=1)
     assert str(tmp_path / "s") in failed.stderr
+
+
+def test_a_killed_server_is_told_and_waited_for(tmp_path: Path) -> None:
+    """Not for ever, nor in silence: what is recorded is told, and how to go on."""
+    (tmp_path / "slow_policy.py").write_text(
+        "import asyncio\n"
+        "class Slow:\n"
+        "    async def act(self, observation, episode):\n"
+        "        await asyncio.sleep(0.02)\n"
+        "        return {'message': 'x'}\n"
+    )
+    serve = [
+        *("-m", "openenv_async.cli", "serve", "echo_env", "--uds", str(tmp_path / "s"))
+    ]
+    run = tmp_path / "run"
+    command = [
+        *("-m", "openenv_async.cli", "rollout", f"ws+unix://{tmp_path / 's'}"),
+        *("--policy", "slow_policy:Slow", "--tasks", "1000", "--max-steps", "5"),
+        *("--recovery-timeout", "2", "--out", str(run)),
+    ]
+    with running(serve, tmp_path) as server:
+        server.line("serving ")
+        found = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+        with running(command, tmp_path, found) as process:
+            end = time.monotonic() + 30
+            while not list(run.glob("episodes-*")) or not any(
+                open_run(run).summaries()
+            ):
+                assert time.monotonic() < end, process.output()
+                time.sleep(0.02)
+            server.kill()
+            assert process.wait(20) == 1
+            output = process.output()
+    count = len(list(open_run(run).summaries()))
+    assert "connection lost: 16 sessions without a server" in output
+    assert f"recorded {count} episodes with {5 * count} steps" in output
+    assert f"has {count} of 1000\n" in output
+    assert "environment" not in output.partition("bound by")[2]
+    assert "go on with: openenv-async rollout" in output
+    assert "again within 2 s, got no answer" in output
+
+
+def test_a_run_that_is_not_there_is_begun_aloud(tmp_path: Path) -> None:
+    """Whoever mistyped the folder to resume is told so."""
+    arguments = ("echo_env", "--max-steps", "1", "--out", str(tmp_path / "mistyped"))
+    done = run_command("rollout", *arguments, "--resume")
+    assert f"no run at {tmp_path / 'mistyped'} yet: begun anew" in done.stderr
+    again = run_command("rollout", *arguments, "--resume")
+    assert "begun anew" not in again.stderr
+
+
+def test_a_damaged_run_is_mended_when_asked(tmp_path: Path) -> None:
+    """Without --salvage nothing is touched; with it what is lost is played again."""
+    run = tmp_path / "run"
+    arguments = ("rollout", "echo_env", "--max-steps", "2", "--out", str(run))
+    run_command(*arguments, "--tasks", "30")
+    (path,) = run.glob("*.zst")
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    refused = run_command(*arguments, "--tasks", "30", "--resume", status=1)
+    assert "expected whole frames" in refused.stderr
+    assert path.read_bytes() == content
+    mended = run_command(*arguments, "--tasks", "30", "--resume", "--salvage")
+    assert "was damaged: kept" in mended.stderr
+    assert "has 30 of 30" in mended.stdout
+    assert (run / f"{path.name}.damaged").read_bytes() == content
 
 
 def test_several_servers_share_the_sessions(tmp_path: Path) -> None:
@@ -243,6 +337,8 @@ def test_several_servers_share_the_sessions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("rollout", "gymnasium_env?id=Nope-v9"), "'Nope-v9'"),
+        (("rollout", "echo_env", "--salvage"), "--resume with --salvage"),
         (("rollout",), "expected an environment or --image"),
         (("rollout", "echo_env", "--policy", "x"), "expected a policy as"),
         (("rollout", "echo_env", "--sampling", "["), "a JSON object"),
@@ -260,6 +356,6 @@ def test_a_mistake_is_said_in_one_line(
 ) -> None:
     """A wrong name, option or file is no traceback."""
     outcome = command(*arguments, "--out", str(tmp_path / "run"))
-    assert outcome.status in (1, 2)
+    assert outcome.status == 2
     assert message in outcome.errors
     assert "openenv-async: expected" in outcome.errors

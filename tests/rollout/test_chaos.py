@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from echo_env import EchoAction, EchoEnv
-from openenv_async import LocalProvider, OpenEnvError
+from openenv_async import ConnectFailed, LocalProvider, OpenEnvError
 from openenv_async.rollout import (
     Collector,
     CollectorOptions,
@@ -133,6 +133,57 @@ async def test_a_server_that_stays_away_ends_the_run(folder: Path) -> None:
                 async for episode in collector:
                     _is_whole(episode, 5)
             assert collector.statistics().lost == 3
+
+
+@pytest.mark.timeout(60)
+async def test_a_lost_connection_is_told_and_bounded(folder: Path) -> None:
+    """Connections are tried for longer than the run waits: it ends in its own time."""
+    async with started(folder) as server:
+        batch = ScriptedEnv.batch(server.url, size=3, reconnect_timeout=60)
+        async with Collector(
+            batch,
+            Acting(_slowly),
+            tasks_of(10_000, length=5),
+            CollectorOptions(recovery_timeout=1.0),
+        ) as collector:
+            await anext(collector)
+            await anyio.to_thread.run_sync(server.kill)
+            await eventually(lambda: collector.statistics().unreachable == 3)
+            async with asyncio.timeout(10):
+                with pytest.raises(ConnectFailed, match="again within 1 s") as caught:
+                    async for episode in collector:
+                        _is_whole(episode, 5)
+            assert server.url in str(caught.value)
+            state = collector.statistics()
+    # Nothing is put down to the environment, and no failure was made of waiting.
+    assert set(state.outcomes) == {"terminated"}
+    assert state.unreachable_for > 1.0
+    assert state.bottleneck is not None
+    assert state.bottleneck.bound_by == "connection"
+    assert state.time.environment < 0.3 < state.time.wire
+
+
+@pytest.mark.timeout(60)
+async def test_time_without_a_server_is_not_the_environments(folder: Path) -> None:
+    """Episodes that fail because their connection is lost waited on the wire."""
+    async with started(folder) as server:
+        batch = ScriptedEnv.batch(
+            server.url, size=3, reconnect_timeout=0.6, connect_timeout=0.3
+        )
+        async with Collector(
+            batch,
+            Acting(_slowly),
+            tasks_of(10_000, length=5),
+            CollectorOptions(recovery_timeout=30),
+        ) as collector:
+            await anext(collector)
+            await anyio.to_thread.run_sync(server.kill)
+            async for episode in collector:
+                if isinstance(episode.outcome, InfrastructureFailure):
+                    break
+    assert episode.timing.wire_ns > 0.4e9
+    assert episode.timing.environment_ns < 0.4e9
+    assert episode.timing.idle_ns < 0.4e9
 
 
 @pytest.mark.timeout(60)

@@ -478,6 +478,8 @@ async def test_misuse_is_told(server: Serving) -> None:
         Collector(batch_of(server, autoreset="NextStep"), Acting(), [])
     with pytest.raises(LocalProtocolError, match="`act`, `act_batch` or `play`"):
         Collector(batch_of(server), object(), [])  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(LocalProtocolError, match="the class 'Acting': make one"):
+        Collector(batch_of(server), Acting, [])  # type: ignore[arg-type]  # on purpose
     collector = Collector(batch_of(server), Acting(), [], CollectorOptions())
     with pytest.raises(LocalProtocolError, match="use `async with`"):
         await anext(collector)

@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 
 from openenv_async import RunDamaged, RunError
 from openenv_async.rollout.episodes import InfrastructureFailure
 from openenv_async.rollout.runs import EpisodeFormat, open_run
-from openenv_async.rollout.runs.frames import FramesFile, read_frames
-from openenv_async.rollout.runs.store import RunStore, list_parts
+from openenv_async.rollout.runs.appending import FramesFile
+from openenv_async.rollout.runs.frames import read_frames
+from openenv_async.rollout.runs.parts import list_parts
+from openenv_async.rollout.runs.store import RunStore
 from tests.chaos.processes import ROOT
 from tests.rollout.runs import (
     FORMATS,
@@ -37,7 +41,7 @@ def _ids(folder: Path) -> list[str]:
 def _ids_of_part(folder: Path) -> list[str]:
     file = FramesFile(folder, 0)
     file.close()
-    return file.ids
+    return [id for id, _ in file.entries]
 
 
 def _resume(folder: Path, episode_format: EpisodeFormat = "jsonl") -> RunStore:
@@ -98,10 +102,11 @@ def test_a_torn_tail_is_cut_off_wherever_it_is_torn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tail", [b"\0" * 5000, b"\x28\xb5\x2f\xfd", os.urandom(100), b"{}\n"]
+    "tail",
+    [b"\0" * 5000, b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd" + b"\0" * 9000],
 )
-def test_what_is_no_frame_is_cut_off(tmp_path: Path, tail: bytes) -> None:
-    """Zeros and noise behind the last frame, as a loss of power leaves, are cut off."""
+def test_an_unfinished_write_is_cut_off(tmp_path: Path, tail: bytes) -> None:
+    """Zeros behind the last frame, or in it, as a loss of power leaves, are cut off."""
     write_run(tmp_path, map(make_episode, range(3)), close=False)
     path = tmp_path / _FIRST
     before = path.read_bytes()
@@ -321,3 +326,47 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / _FIRST).touch()
     with pytest.raises(RunError, match="expected a manifest beside"):
         _resume(tmp_path)
+
+
+@formats
+def test_what_is_dropped_to_be_played_again_is_not_forgotten(
+    tmp_path: Path, episode_format: EpisodeFormat
+) -> None:
+    """Killed before it was, again and again: all that became of it is still known."""
+    failed = InfrastructureFailure(
+        kind="session_lost", executed="unknown", retryable=True, message="gone"
+    )
+    write_run(
+        tmp_path,
+        [make_episode(0), make_episode(1, length=2, outcome=failed)],
+        episode_format=episode_format,
+    )
+    again = partial(
+        RunStore,
+        tmp_path,
+        make_manifest(episode_format),
+        resume=True,
+        durable=False,
+        forget=["infrastructure_failed"],
+    )
+    for _ in range(3):
+        store = again()
+        assert (len(store), store.failed) == (1, 0)
+        assert [(past.outcome, past.length) for past in store.earlier["0/1"]] == [
+            (failed, 2)
+        ]
+        store._release()
+    store = _resume(tmp_path, episode_format)
+    second = msgspec.structs.replace(
+        make_episode(1, length=0, outcome=failed),
+        earlier_attempts=store.earlier["0/1"],
+    )
+    assert store.append([second]) == [None]
+    store.close()
+    assert open_run(tmp_path).episode("0/1").attempt == 2
+    store = _resume(tmp_path, episode_format)
+    assert store.failed == 1
+    store.close()
+    store = again()
+    assert [past.length for past in store.earlier["0/1"]] == [2, 0]
+    store.close()

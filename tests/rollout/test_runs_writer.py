@@ -31,7 +31,8 @@ from openenv_async.rollout.runs import (
     open_run,
     record_episodes,
 )
-from openenv_async.rollout.runs.store import Part, RunStore, list_parts
+from openenv_async.rollout.runs.parts import Part, list_parts
+from openenv_async.rollout.runs.store import RunStore
 from tests.chaos.processes import ROOT
 from tests.rollout.runs import FORMATS, exact, make_episode, make_manifest
 
@@ -243,6 +244,7 @@ async def test_what_failed_can_be_forgotten(
         tmp_path, manifest, resume=True, forget=["infrastructure_failed"]
     ) as writer:
         assert len(writer) == 3
+        assert [past.outcome for past in writer.earlier("0/1")] == [_LOST]
         await _append(writer, 1, 2, 6)
     found = {episode.id: exact(episode) for episode in await _read(tmp_path)}
     assert found == {

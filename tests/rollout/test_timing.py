@@ -18,6 +18,11 @@ def _shares(**shares: float) -> TimeShares:
     ("load", "bound_by", "knob"),
     [
         (
+            Load(time=_shares(environment=1.0), away=0.4, blocked=0.5),
+            "connection",
+            "the server's uptime",
+        ),
+        (
             Load(time=_shares(environment=1.0), blocked=0.5),
             "consumer",
             "the consumer's speed",

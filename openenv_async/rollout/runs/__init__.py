@@ -6,8 +6,9 @@ from .recording import record_episodes
 from .replaying import Difference, ReplayReport, replay
 from .rows import Summary
 from .running import Rollout, RolloutPlan, rollout
+from .salvaging import Salvaged
 from .summary import Distribution, RunSummary, Tally, summarise
-from .tasks import read_tasks
+from .tasks import count_tasks, read_tasks
 from .writer import RunWriter
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "Run",
     "RunSummary",
     "RunWriter",
+    "Salvaged",
     "Summary",
     "Tally",
+    "count_tasks",
     "distribution_versions",
     "open_run",
     "read_tasks",

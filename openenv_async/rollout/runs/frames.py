@@ -1,50 +1,52 @@
-"""The append-only part of a run: frames of JSON lines, and the arrays beside them.
+"""The append-only part of a run, read: frames of JSON lines, and arrays beside them.
 
 `episodes-NNNNN.jsonl.zst` holds one zstd frame for every flush, each with a checksum;
 `arrays-NNNNN.bin` holds the bytes of the arrays that its lines name by offset. Arrays
 are made durable before the lines that name them, so that a line never names what is
-not there. What is behind the last whole frame was never acknowledged.
+not there. A frame that only lacks its end was never acknowledged, if it is the last
+one; whatever else is no frame is damage.
 """
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
-from ...errors import LocalProtocolError, RunDamaged
-from ..episodes import Episode
+from ...errors import RunDamaged
 from .extras import zstandard
-from .manifest import sync_folder
-from .rows import JsonRow, Packed, pack
+from .rows import JsonRow
 
 __all__ = [
+    "SALVAGE",
     "ArrayFile",
     "Frame",
-    "FramesFile",
+    "Head",
     "arrays_name",
-    "episode_ids",
+    "check_arrays",
+    "find_frame",
+    "frame_heads",
     "frames_name",
+    "parse_head",
     "parse_line",
     "read_frames",
     "whole_frames",
 ]
 
+SALVAGE: Final = (
+    "episodes that were acknowledged can't be read; resuming with `salvage` "
+    "(--salvage) keeps the others, and a copy of the file, and plays the lost ones "
+    "again"
+)
+"""What to do about damage."""
+
 _CHUNK: Final = 1 << 20
-_LEVEL: Final = 3
-"""zstd's default: about 400 MB/s, and within a tenth of what twice the time gets."""
-_FRAME_BYTES: Final = 16 << 20
-"""Lines and arrays of a frame, about: what a reader holds at a time."""
-_MOST_BUFFERS: Final = 512
-"""Buffers that one `writev` takes; systems allow 1,024."""
+_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+"""What a zstd frame begins with."""
 
 
 def frames_name(number: int) -> str:
@@ -75,13 +77,18 @@ class Frame(msgspec.Struct, frozen=True):
         return self.content.splitlines()
 
 
-def read_frames(file: BinaryIO) -> Iterator[Frame]:
+def read_frames(file: BinaryIO, start: int = 0) -> Iterator[Frame]:
     """Yield the frames up to the end, or to the first one that is not whole.
 
     Compare the last one's `end` with the file's size to tell them apart.
+
+    Args:
+        file: Where they are.
+        start: Where the first one begins.
     """
     decompressor = zstandard().ZstdDecompressor()
-    start, rest = 0, b""
+    file.seek(start)
+    rest = b""
     while chunk := rest or file.read(_CHUNK):
         frame = decompressor.decompressobj()
         parts: list[bytes] = []
@@ -105,36 +112,150 @@ def whole_frames(path: Path, *, growing: bool = False) -> Iterator[Frame]:
 
     Args:
         path: The file.
-        growing: Whether somebody may be writing at its end, or was interrupted there.
+        growing: Whether somebody may be writing at its end, or was interrupted there:
+            then the last frame may lack its end.
 
     Raises:
         RunDamaged: There is something else in it.
     """
     end = 0
     with path.open("rb") as file:
-        for frame in read_frames(file):
-            yield frame
-            end = frame.end
-        size = os.fstat(file.fileno()).st_size
-    if end < size and not growing:
-        raise RunDamaged(
-            f"expected whole frames in {str(path)!r}, got something else at byte {end} "
-            f"of {size}"
-        )
+        while True:
+            for frame in read_frames(file, end):
+                yield frame
+                end = frame.end
+            # Looked at before the rest: of what is in it now, all but a last frame
+            # was written as a whole.
+            size = os.fstat(file.fileno()).st_size
+            if end >= size:
+                return
+            if growing and next(read_frames(file, end), None) is not None:
+                continue  # Somebody has written it meanwhile.
+            if growing and _is_unfinished(file, end, size):
+                return
+            raise RunDamaged(
+                f"expected whole frames in {str(path)!r}, got something else at byte "
+                f"{end} of {size}: {SALVAGE}",
+                detail={"file": str(path), "offset": end},
+            )
 
 
-def episode_ids(frame: Frame) -> list[str]:
-    """The ids of a frame's episodes."""
-    # A line begins with the id, so the rest is skipped and not parsed.
-    return [_decode_id(line).id for line in frame.lines()]
+def _is_unfinished(file: BinaryIO, start: int, size: int) -> bool:
+    """Whether the rest of a file is a write that was interrupted, and nothing else.
+
+    That is a frame without its end, as a process leaves it that was killed; or zeros,
+    in place of all or of the last of it, as file systems leave them without power.
+    """
+    stop = _end_of_content(file, start, size)
+    file.seek(start)
+    frame = zstandard().ZstdDecompressor().decompressobj()
+    try:
+        while (left := stop - file.tell()) > 0:
+            if not (chunk := file.read(min(_CHUNK, left))):
+                break  # Its writer has cut it off.
+            frame.decompress(chunk)
+            if frame.eof:
+                return False
+    except zstandard().ZstdError:
+        return False
+    # Damage can make a frame seem longer than the file.
+    return find_frame(file, start + 1, size) is None
 
 
-class _Id(msgspec.Struct):
+def _end_of_content(file: BinaryIO, start: int, size: int) -> int:
+    """Where the zeros at the end of a file begin."""
+    stop = position = start
+    file.seek(start)
+    while position < size and (chunk := file.read(min(_CHUNK, size - position))):
+        if content := chunk.rstrip(b"\0"):
+            stop = position + len(content)
+        position += len(chunk)
+    return stop
+
+
+def find_frame(file: BinaryIO, start: int, size: int) -> int | None:
+    """Where the next whole frame of episodes begins, behind what is none."""
+    position, kept = start, b""
+    while position < size:
+        file.seek(position)
+        chunk = kept + file.read(min(_CHUNK, size - position))
+        found, base = -1, position - len(kept)
+        while (found := chunk.find(_MAGIC, found + 1)) >= 0:
+            frame = next(read_frames(file, base + found), None)
+            if frame is not None and frame.end <= size and _has_episodes(frame):
+                return base + found
+        position = base + len(chunk)
+        kept = chunk[1 - len(_MAGIC) :]
+        if len(chunk) < len(_MAGIC):
+            return None
+    return None
+
+
+def _has_episodes(frame: Frame) -> bool:
+    try:
+        return bool(frame_heads(frame))
+    except msgspec.DecodeError:
+        return False
+
+
+class _Place(msgspec.Struct, frozen=True):
+    file: str
+    offset: int
+    nbytes: int
+
+
+class Head(msgspec.Struct, frozen=True):
+    """As much of a line as says which episode it is, and what it needs."""
+
     id: str
+    status: str
+    arrays: list[_Place]
 
 
-def _decode_id(line: bytes) -> _Id:
-    return msgspec.json.decode(line, type=_Id)
+_heads: msgspec.json.Decoder[Head] = msgspec.json.Decoder(Head)
+
+
+def frame_heads(frame: Frame) -> list[Head]:
+    """What a frame's lines begin with.
+
+    Raises:
+        msgspec.DecodeError: They are no episodes.
+    """
+    return [parse_head(line) for line in frame.lines()]
+
+
+def parse_head(line: bytes) -> Head:
+    """What a line begins with.
+
+    Raises:
+        msgspec.DecodeError: It is no episode.
+    """
+    return _heads.decode(line)
+
+
+def check_arrays(folder: Path, heads: list[Head]) -> None:
+    """Make sure that the arrays of episodes are where these say that they are.
+
+    Raises:
+        RunDamaged: A file is not there, or too short.
+    """
+    needed: dict[str, int] = {}
+    for head in heads:
+        for place in head.arrays:
+            end = place.offset + place.nbytes
+            needed[place.file] = max(needed.get(place.file, 0), end)
+    for name, least in needed.items():
+        path = folder / name
+        try:
+            found = f"{size}" if (size := path.stat().st_size) < least else ""
+        except OSError as error:
+            found = f"no such file ({error.strerror})"
+        if found:
+            raise RunDamaged(
+                f"expected {least} bytes or more in {str(path)!r}, got {found}: "
+                f"{SALVAGE}",
+                detail={"file": str(path)},
+            )
 
 
 _rows: msgspec.json.Decoder[JsonRow] = msgspec.json.Decoder(JsonRow)
@@ -150,7 +271,8 @@ def parse_line(line: bytes, path: Path) -> JsonRow:
         return _rows.decode(line)
     except msgspec.DecodeError as error:
         raise RunDamaged(
-            f"expected an episode in every line of {str(path)!r}: {error}"
+            f"expected an episode in every line of {str(path)!r}: {error}; {SALVAGE}",
+            detail={"file": str(path)},
         ) from error
 
 
@@ -197,196 +319,3 @@ class ArrayFile:
                 f"expected arrays in {str(path)!r}, got no such file: {error}"
             ) from error
         return memoryview(mapped)
-
-
-# Writing
-
-
-class FramesFile:
-    """One part, open for appending.
-
-    Opening it cuts off what was never acknowledged.
-
-    Args:
-        folder: The run's.
-        number: The part's.
-        durable: Whether what is appended outlives a loss of power.
-    """
-
-    def __init__(self, folder: Path, number: int, *, durable: bool = True) -> None:
-        self.number = number
-        self.path = folder / frames_name(number)
-        self._durable = durable
-        self._compressor = zstandard().ZstdCompressor(level=_LEVEL, write_checksum=True)
-        self._arrays_path = folder / arrays_name(number)
-        self._arrays: io.FileIO | None = None
-        self._arrays_size = 0
-        self.ids: list[str] = []
-        """Of the episodes that were there when it was opened."""
-        self.count = 0
-        """Episodes that are there."""
-        # Not buffered: what was written has left this process.
-        self._file = self.path.open("ab+", buffering=0)
-        try:
-            self.torn = self._recover()
-            """How many bytes were cut off."""
-            if self._arrays_path.exists():
-                self._open_arrays()
-            self._sync_folder()
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def nbytes(self) -> int:
-        """Size of both files."""
-        return self._size + self._arrays_size
-
-    def _recover(self) -> int:
-        self._size = 0
-        with self.path.open("rb") as file:
-            for frame in read_frames(file):
-                try:
-                    self.ids += episode_ids(frame)
-                except msgspec.DecodeError as error:
-                    # With a checksum that fits: nobody was interrupted here.
-                    raise RunDamaged(
-                        f"expected lines of episodes in {str(self.path)!r} at byte "
-                        f"{frame.start}, got something else: {error}"
-                    ) from error
-                self._size = frame.end
-        self.count = len(self.ids)
-        torn = os.fstat(self._file.fileno()).st_size - self._size
-        if torn:
-            self._file.truncate(self._size)
-            self._sync(self._file)
-        return torn
-
-    def _open_arrays(self) -> io.FileIO:
-        if self._arrays is None:
-            self._arrays = io.FileIO(self._arrays_path, "ab")
-            self._sync_folder()
-            # Bytes that no line names are left: they do no harm.
-            self._arrays_size = os.fstat(self._arrays.fileno()).st_size
-        return self._arrays
-
-    def append(
-        self, episodes: Sequence[Episode[object, object]]
-    ) -> list[LocalProtocolError | None]:
-        """Write episodes; when it returns, they stay.
-
-        Returns:
-            For each, why it could not be written; the others are.
-
-        Raises:
-            OSError: They could not be written. None of them is there.
-        """
-        packed: list[Packed | LocalProtocolError] = []
-        name, offset = self._arrays_path.name, self._aligned_size()
-        padding = offset - self._arrays_size
-        for episode in episodes:
-            try:
-                done = pack(episode, file=name, offset=offset)
-            except LocalProtocolError as error:
-                packed.append(error)
-            else:
-                packed.append(done)
-                # Lets go of the interpreter's lock, which the event loop waits for.
-                time.sleep(0)
-                offset += sum(map(_nbytes, done.buffers))
-        written = [entry for entry in packed if isinstance(entry, Packed)]
-        if written:
-            buffers = [buffer for entry in written for buffer in entry.buffers]
-            # Readers that look at the first rows only should see all types there.
-            written.sort(key=lambda entry: not entry.is_typical)
-            self._write([bytes(padding), *buffers] if buffers else [], _split(written))
-            self.count += len(written)
-        return [entry if isinstance(entry, Exception) else None for entry in packed]
-
-    def _aligned_size(self) -> int:
-        return self._arrays_size + -self._arrays_size % 8
-
-    def _write(
-        self, buffers: list[bytes | memoryview], contents: Iterable[bytes]
-    ) -> None:
-        before = self._size, self._arrays_size
-        try:
-            if buffers:
-                arrays = self._open_arrays()
-                self._arrays_size += _write_all(arrays, buffers)
-                self._sync(arrays)
-            frames = [self._compressor.compress(content) for content in contents]
-            self._size += _write_all(self._file, frames)
-            self._sync(self._file)
-        except BaseException:
-            self._size, self._arrays_size = before
-            self._undo()
-            raise
-
-    def _undo(self) -> None:
-        """Cut off what a failed write left, as far as the disk lets us."""
-        for file, size in (
-            (self._file, self._size),
-            (self._arrays, self._arrays_size),
-        ):
-            if file is not None:
-                try:
-                    os.ftruncate(file.fileno(), size)
-                except OSError:
-                    # The next opening does it.
-                    return
-
-    def _sync(self, file: io.FileIO | BinaryIO) -> None:
-        if self._durable:
-            os.fsync(file.fileno())
-
-    def _sync_folder(self) -> None:
-        if self._durable:
-            sync_folder(self.path.parent)
-
-    def finish(self) -> None:
-        """Close a part that is followed by another one: it has to be whole."""
-        if not self._file.closed:
-            for file in (self._arrays, self._file):
-                if file is not None:
-                    os.fsync(file.fileno())
-        self.close()
-
-    def close(self) -> None:
-        """Close the files; idempotent."""
-        self._file.close()
-        if self._arrays is not None:
-            self._arrays.close()
-
-
-def _split(packed: Iterable[Packed]) -> Iterator[bytes]:
-    """The contents of frames, each of a size that a reader can hold."""
-    lines: list[bytes] = []
-    size = 0
-    for entry in packed:
-        lines += entry.line, b"\n"
-        size += len(entry.line) + sum(map(_nbytes, entry.buffers))
-        if size >= _FRAME_BYTES:
-            yield b"".join(lines)
-            lines, size = [], 0
-    if lines:
-        yield b"".join(lines)
-
-
-def _nbytes(buffer: bytes | memoryview) -> int:
-    return memoryview(buffer).nbytes
-
-
-def _write_all(
-    file: io.FileIO | BinaryIO, buffers: Sequence[bytes | memoryview]
-) -> int:
-    """Write buffers one after the other; returns how many bytes that was."""
-    left = deque(memoryview(buffer).cast("B") for buffer in buffers if _nbytes(buffer))
-    total = sum(buffer.nbytes for buffer in left)
-    while left:
-        written = os.writev(file.fileno(), list(islice(left, _MOST_BUFFERS)))
-        while left and written >= left[0].nbytes:
-            written -= left.popleft().nbytes
-        if written:
-            left[0] = left[0][written:]
-    return total

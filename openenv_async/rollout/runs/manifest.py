@@ -112,7 +112,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, object] = msgspec.field(default_factory=dict[str, object])
     """What decides how episodes turn out, such as the policy: the same on resuming."""
     runtime: dict[str, object] = msgspec.field(default_factory=dict[str, object])
-    """What only decides how fast they come; may differ on resuming."""
+    """What only decides how many there are, and how fast they come; the latest, as it
+    may differ on resuming."""
     episode_format: EpisodeFormat = "jsonl"
     format_version: int = FORMAT_VERSION
     created: str = msgspec.field(default_factory=lambda: _now())
@@ -156,6 +157,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise RunError(f"expected to read {str(path)!r}: {error}") from error
+    if not text.strip():
+        raise RunDamaged(
+            f"expected a manifest in {str(path)!r}, got an empty file: whatever made "
+            "it was no run, or the disk lost what it held",
+            detail={"file": str(path)},
+        )
     try:
         # First, because a newer version may have other fields.
         version = msgspec.json.decode(text, type=_Version).format_version

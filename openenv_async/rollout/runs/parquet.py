@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Any, BinaryIO, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 from ...errors import RunDamaged
 from .extras import arrow_json, parquet, pyarrow
 from .frames import (
+    SALVAGE,
     ArrayFile,
     Frame,
     arrays_name,
@@ -25,16 +26,21 @@ from .frames import (
     whole_frames,
 )
 from .manifest import FORMAT_VERSION, sync_folder
-from .rows import JsonRow, ParquetRow, Summary
+from .rows import JsonRow, ParquetRow, PastRow, Summary
 
 __all__ = [
     "drop_parquet_rows",
     "find_parquet_row",
-    "parquet_ids",
+    "open_parquet",
+    "parquet_entries",
     "parquet_name",
+    "read_parquet_past",
     "read_parquet_rows",
     "read_parquet_summaries",
+    "readable_groups",
     "remove_frames",
+    "rewrite_parquet",
+    "row_schema",
     "seal_part",
 ]
 
@@ -59,6 +65,11 @@ def _schema(row: type[msgspec.Struct]) -> Any:
         [_field(arrow, field) for field in msgspec.structs.fields(row)],
         metadata={"openenv_async.format_version": str(FORMAT_VERSION)},
     )
+
+
+def row_schema() -> Any:
+    """The Arrow schema of the episodes in a file."""
+    return _schema(ParquetRow)
 
 
 def _field(arrow: Any, field: msgspec.structs.FieldInfo) -> Any:
@@ -88,6 +99,37 @@ def _type(arrow: Any, kind: Any) -> Any:
 # Sealing
 
 
+def open_parquet(path: Path) -> Any:
+    """Open a file whose pages are checked as they are read.
+
+    Its footer has no checksum, but says twice how many rows there are, and what the
+    columns are is known.
+
+    Raises:
+        RunDamaged: The footer is damaged.
+    """
+    file = parquet().ParquetFile(path, page_checksum_verification=True)
+    rows = file.metadata.num_rows
+    groups = [
+        file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+    ]
+    if not rows or rows != sum(groups):
+        file.close()
+        raise _unreadable(path, ValueError(f"{rows} rows, in groups of {groups}"))
+    schema = file.schema_arrow
+    for field in row_schema():
+        if schema.get_field_index(field.name) < 0 or schema.field(field.name) != field:
+            file.close()
+            raise _unreadable(path, ValueError(f"no column like {field}"))
+    return file
+
+
+def _writer(sink: BinaryIO, schema: Any) -> Any:
+    return parquet().ParquetWriter(
+        sink, schema, compression="zstd", write_page_checksum=True
+    )
+
+
 def seal_part(folder: Path, number: int) -> None:
     """Turn a part's frames into a Parquet file; once it is there, they are removed.
 
@@ -115,11 +157,11 @@ def remove_frames(folder: Path, number: int) -> None:
 
 
 def _convert(source: Path, target: Path) -> None:
-    schema = _schema(ParquetRow)
+    schema = row_schema()
     arrays = ArrayFile(source.parent)
     tables: list[Any] = []
     with target.open("wb") as sink:
-        with parquet().ParquetWriter(sink, schema, compression="zstd") as writer:
+        with _writer(sink, schema) as writer:
             size = 0
             for frame in whole_frames(source):
                 table = _table(frame, source, arrays, schema)
@@ -193,23 +235,41 @@ def drop_parquet_rows(path: Path, statuses: Collection[str]) -> None:
     """
     if not any(summary.status in statuses for summary in read_parquet_summaries(path)):
         return
-    arrow = pyarrow()
+    try:
+        with open_parquet(path) as file:
+            groups = map(file.read_row_group, range(file.num_row_groups))
+            rewrite_parquet(
+                path,
+                file.schema_arrow,
+                (_without(table, statuses) for table in groups),
+            )
+    except pyarrow().ArrowException as error:
+        raise _unreadable(path, error) from error
+
+
+def _without(table: Any, statuses: Collection[str]) -> Any:
+    ended = table.column("status").to_pylist()
+    keep = [status not in statuses for status in ended]
+    return table.filter(pyarrow().array(keep, pyarrow().bool_()))
+
+
+def rewrite_parquet(path: Path, schema: Any, tables: Iterable[Any]) -> int:
+    """Put these rows in the place of a file's; returns how many.
+
+    Without any, the file goes.
+
+    Raises:
+        OSError: It could not be written. The file is as it was.
+    """
     temporary = path.with_suffix(".parquet.tmp")
     kept = 0
     try:
-        with parquet().ParquetFile(path) as file, temporary.open("wb") as sink:
-            with parquet().ParquetWriter(
-                sink, file.schema_arrow, compression="zstd"
-            ) as writer:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group)
-                    keep = [
-                        status not in statuses
-                        for status in table.column("status").to_pylist()
-                    ]
-                    kept += sum(keep)
-                    if any(keep):
-                        _write_group(writer, [table.filter(arrow.array(keep))])
+        with temporary.open("wb") as sink:
+            with _writer(sink, schema) as writer:
+                for table in tables:
+                    kept += table.num_rows
+                    if table.num_rows:
+                        _write_group(writer, [table])
             sink.flush()
             os.fsync(sink.fileno())
         temporary.replace(path)
@@ -218,19 +278,20 @@ def drop_parquet_rows(path: Path, statuses: Collection[str]) -> None:
     if not kept:
         path.unlink()
     sync_folder(path.parent)
+    return kept
 
 
 # Reading
 
 
-def parquet_ids(path: Path) -> Iterator[str]:
-    """Yield the ids of a file's episodes.
+def parquet_entries(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield id and status of a file's episodes.
 
     Raises:
         RunDamaged: It can't be read.
     """
-    for row in _records(path, ["id"], size=4096):
-        yield str(row["id"])
+    for row in _records(path, ["id", "status"], size=4096):
+        yield str(row["id"]), str(row["status"])
 
 
 def read_parquet_summaries(path: Path) -> Iterator[Summary]:
@@ -242,6 +303,35 @@ def read_parquet_summaries(path: Path) -> Iterator[Summary]:
     names = [field.encode_name for field in msgspec.structs.fields(Summary)]
     for row in _records(path, names, size=1024):
         yield _converted(row, Summary, path)
+
+
+def read_parquet_past(path: Path) -> Iterator[PastRow]:
+    """Yield a file's episodes with what failed before them, but without their steps.
+
+    Raises:
+        RunDamaged: It can't be read.
+    """
+    names = [field.encode_name for field in msgspec.structs.fields(PastRow)]
+    for row in _records(path, names, size=1024):
+        yield _converted(row, PastRow, path)
+
+
+def readable_groups(path: Path) -> Iterator[Any]:
+    """Yield the row groups that can be read wholly, of a file that may be damaged."""
+    arrow = pyarrow()
+    try:
+        with open_parquet(path) as file:
+            for group in range(file.num_row_groups):
+                try:
+                    table = file.read_row_group(group)
+                    for row in table.to_pylist():
+                        _converted(row, ParquetRow, path)
+                except (arrow.ArrowException, OSError, RunDamaged):
+                    continue
+                yield table
+    except (arrow.ArrowException, OSError):
+        # Without its end, which says where everything is, nothing can be read.
+        return
 
 
 def read_parquet_rows(path: Path) -> Iterator[ParquetRow]:
@@ -261,7 +351,7 @@ def find_parquet_row(path: Path, id: str) -> ParquetRow | None:
         RunDamaged: The file can't be read.
     """
     try:
-        with parquet().ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for group in range(file.num_row_groups):
                 ids = file.read_row_group(group, columns=["id"]).column("id")
                 index = ids.index(id).as_py()
@@ -280,9 +370,13 @@ def _records(
     path: Path, columns: list[str] | None, *, size: int
 ) -> Iterator[dict[str, object]]:
     try:
-        with parquet().ParquetFile(path) as file:
+        with open_parquet(path) as file:
+            left = file.metadata.num_rows
             for batch in file.iter_batches(size, columns=columns, use_threads=False):
                 yield from batch.to_pylist()
+                left -= batch.num_rows
+            if left:
+                raise _unreadable(path, ValueError(f"{left} rows less than it says"))
     except FileNotFoundError:
         raise
     except (pyarrow().ArrowException, OSError) as error:
@@ -299,5 +393,6 @@ def _converted(row: dict[str, object], kind: type[RowT], path: Path) -> RowT:
 def _unreadable(path: Path, error: Exception) -> RunDamaged:
     return RunDamaged(
         f"expected a Parquet file of episodes at {str(path)!r}, got one that can't be "
-        f"read: {error}"
+        f"read: {error}; {SALVAGE}",
+        detail={"file": str(path)},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -95,22 +96,48 @@ def _read_actions(path: Path) -> list[object]:
 
 
 def _imported(module: str, name: str) -> AnyPolicy[Any, Any]:
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise LocalProtocolError(
-            f"expected a policy at '{module}:{name}': {error}"
-        ) from error
+    found: Any = _found(module, name)
     if inspect.isclass(found) or not _is_policy(found):
         if not callable(found):
             raise _no_policy(module, name, found)
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise LocalProtocolError(
+                f"expected to make a policy with '{module}:{name}', without arguments, "
+                f"got {_described(error)}"
+            ) from error
     if not _is_policy(found):
         raise _no_policy(module, name, found)
     policy: AnyPolicy[Any, Any] = found
     return policy
+
+
+def _found(module: str, name: str) -> object:
+    imported: object = None
+    try:
+        found: Any = importlib.import_module(module)
+        imported = found
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        text = f"expected a policy at '{module}:{name}': {error}"
+        places = [str(place) for place in getattr(imported, "__path__", ())]
+        if places and getattr(imported, "__file__", None) is None:
+            text += f" ({module!r} is a folder without `__init__.py`: {places!r})"
+        raise LocalProtocolError(text) from error
+    except Exception as error:
+        raise LocalProtocolError(
+            f"expected a policy at '{module}:{name}': {_described(error)}"
+        ) from error
+    return found
+
+
+def _described(error: Exception) -> str:
+    """An exception of somebody's code, and where it was raised."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f" (at {last.filename}:{last.lineno})"
+    return "".join(traceback.format_exception_only(error)).strip() + where
 
 
 def _is_policy(found: object) -> bool:

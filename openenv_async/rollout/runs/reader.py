@@ -20,8 +20,8 @@ from .parquet import (
     read_parquet_rows,
     read_parquet_summaries,
 )
+from .parts import list_parts
 from .rows import JsonRow, ParquetRow, Summary, unpack
-from .store import list_parts
 
 __all__ = ["Run", "open_run"]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from typing import Any
 
+from ...errors import OpenEnvError
 from ..episodes import Episode, Truncated
 from .writer import RunWriter
 
@@ -54,6 +56,12 @@ async def record_episodes(
                 await take_oldest()
         while waiting:
             await take_oldest()
+    except OpenEnvError:
+        # What is written by then is recorded, whatever ended the rest.
+        with contextlib.suppress(OpenEnvError):
+            while waiting:
+                await take_oldest()
+        raise
     finally:
         for _, future in waiting:
             # What it would tell, the first error has told.

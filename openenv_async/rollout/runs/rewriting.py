@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -18,7 +18,7 @@ from .extras import zstandard
 from .frames import read_frames, whole_frames
 from .manifest import sync_folder
 
-__all__ = ["drop_lines", "put_typical_first"]
+__all__ = ["drop_lines", "put_typical_first", "replace_frames"]
 
 
 class _Shape(msgspec.Struct):
@@ -92,6 +92,23 @@ def drop_lines(path: Path, statuses: Collection[str], *, growing: bool) -> None:
             target.abandon()
     if dropped and not kept:
         path.unlink()
+
+
+def replace_frames(path: Path, frames: Iterable[Sequence[bytes]]) -> int:
+    """Put these lines in the place of a file's, frame by frame; returns how many.
+
+    Raises:
+        OSError: It could not be written. The file is as it was.
+    """
+    kept = 0
+    with _Replacement(path) as target:
+        for lines in frames:
+            target.write(_frame(lines))
+            kept += len(lines)
+    if not kept:
+        path.unlink()
+        sync_folder(path.parent)
+    return kept
 
 
 class _Replacement:

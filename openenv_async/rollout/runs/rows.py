@@ -41,11 +41,13 @@ __all__ = [
     "JsonRow",
     "Packed",
     "ParquetRow",
+    "PastRow",
     "PlacedArrayRow",
     "Row",
     "StepRow",
     "StoredArrayRow",
     "Summary",
+    "attempts_of",
     "pack",
     "unpack",
 ]
@@ -140,6 +142,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         """The status, with what it was about."""
         about = self.reason or self.failure.name
         return f"{self.status}: {about}" if about else self.status
+
+
+class PastRow(Summary, frozen=True, kw_only=True):
+    """An episode without its steps, and what failed before it."""
+
+    earlier_attempts: str
 
 
 class Row(Summary, frozen=True, kw_only=True):
@@ -449,7 +457,7 @@ def _outcome_columns(outcome: Outcome) -> tuple[str, FailureRow]:
             )
 
 
-def _outcome(row: Row) -> Outcome:
+def _outcome(row: Summary) -> Outcome:
     failure = row.failure
     fields: dict[str, dict[str, object]] = {
         "terminated": {},
@@ -475,6 +483,13 @@ def _outcome(row: Row) -> Outcome:
     tagged = {"status": row.status, **fields[row.status]}
     outcome: Outcome = msgspec.convert(tagged, Outcome)
     return outcome
+
+
+def attempts_of(row: PastRow) -> list[Attempt]:
+    """An episode and what failed before it, as what failed before its next try."""
+    earlier = msgspec.json.decode(row.earlier_attempts, type=list[Attempt])
+    latest = Attempt(outcome=_outcome(row), length=row.length, timing=row.timing)
+    return [*earlier, latest]
 
 
 def unpack(row: Row, arrays: Sequence[ArrayRow], load: Load) -> Episode[Any, Any]:

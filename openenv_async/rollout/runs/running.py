@@ -57,6 +57,8 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
     tasks: TasksLike = 1
     tasks_label: str = ""
     """What the manifest says about the tasks."""
+    task_count: int | None = None
+    """How many there are, where that is known."""
     options: CollectorOptions = CollectorOptions()
     """How; `concurrency` is the number of sessions."""
     replicas: int = 1
@@ -64,10 +66,19 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
     episode_format: EpisodeFormat = "jsonl"
     resume: bool = False
     retry_failed: bool = False
-    """On resuming, play again what failed, whyever."""
+    """On resuming, play again what failed, whyever; what became of it is recorded in
+    the new episode."""
+    salvage: bool = False
+    """On resuming, mend files that are damaged; see `RunWriter`."""
     token: str | None = None
     variables: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     """Environment variables for servers that are started."""
+
+    @property
+    def episodes(self) -> int | None:
+        """How many the whole run has; None where that is not known."""
+        count = self.tasks if isinstance(self.tasks, int) else self.task_count
+        return None if count is None else count * self.options.group_size
 
     @property
     def is_remote(self) -> bool:
@@ -75,6 +86,8 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
         return "://" in self.target
 
 
+_SLACK: Final = 5.0
+"""Seconds that a connection is tried for longer than the run waits for one."""
 _FAILED: Final = tuple(
     str(kind.__struct_config__.tag)
     for kind in (EnvironmentFailure, PolicyFailure, InfrastructureFailure)
@@ -85,11 +98,19 @@ _FAILED: Final = tuple(
 class Rollout:
     """A rollout that is ready to begin; made by `rollout`."""
 
-    def __init__(self, collector: Collector[Any, Any], writer: RunWriter) -> None:
+    def __init__(
+        self, collector: Collector[Any, Any], writer: RunWriter, *, found: bool
+    ) -> None:
         self.collector = collector
         self.writer = writer
         self.resumed = len(writer)
         """Episodes that the run had before."""
+        self.failed_before = writer.failed
+        """How many of those have failed."""
+        self.salvaged = writer.salvaged
+        self.is_new = not found
+        """Whether the run was begun now."""
+        """What was damaged, and is mended."""
 
     async def play(
         self, *, recorded: Callable[[Episode[Any, Any]], None] | None = None
@@ -143,12 +164,15 @@ async def rollout(plan: RolloutPlan) -> AsyncGenerator[Rollout, None]:
                 _manifest(plan, record),
                 resume=plan.resume,
                 forget=_FAILED if plan.retry_failed else (),
+                salvage=plan.salvage,
             )
         )
-        options = msgspec.structs.replace(plan.options, skip=writer.__contains__)
+        options = msgspec.structs.replace(
+            plan.options, skip=writer.__contains__, earlier=writer.earlier
+        )
         collector = Collector(batch, policy, plan.tasks, options)
         await stack.enter_async_context(collector)
-        yield Rollout(collector, writer)
+        yield Rollout(collector, writer, found=found is not None)
 
 
 async def _open_batch(
@@ -175,6 +199,8 @@ async def _open_batch(
         environment=plan.environment,
         token=plan.token,
         owner="rollout",
+        # The run gives up first: then episodes that waited are not failures.
+        reconnect_timeout=plan.options.recovery_timeout + _SLACK,
         **place,
     )
     return await stack.enter_async_context(batch)
@@ -210,6 +236,7 @@ def _manifest(plan: RolloutPlan, record: EnvironmentRecord) -> Manifest:
         config = {**config, "chat": chat}
     runtime: dict[str, object] = {
         "tasks": plan.tasks_label or str(plan.tasks),
+        "episodes": plan.episodes,
         "concurrency": options.concurrency,
         "replicas": plan.replicas,
         "step_timeout": options.step_timeout,

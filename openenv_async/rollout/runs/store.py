@@ -6,6 +6,7 @@ RUN/
   lock                      held by whoever writes; names its process
   episodes-00000.jsonl.zst  a part: frames of lines, appended to
   arrays-00000.bin          the bytes of the arrays in its lines, if there are any
+  attempts.jsonl            what failed and is played again, if there is any
   episodes-00001.parquet    a part that is sealed, if the run's format is Parquet
 ```
 
@@ -22,12 +23,11 @@ import hashlib
 import io
 import logging
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -37,9 +37,11 @@ from ...errors import (
     RunLocked,
     StorageFull,
 )
-from ..episodes import Episode
+from ..episodes import Attempt, Episode
+from .appending import Entry, FramesFile, read_entries
+from .attempts import find_failed, read_attempts, write_attempts
 from .extras import arrow_json, parquet
-from .frames import FramesFile, episode_ids, whole_frames
+from .frames import whole_frames
 from .manifest import (
     EpisodeFormat,
     Manifest,
@@ -51,13 +53,15 @@ from .manifest import (
 )
 from .parquet import (
     drop_parquet_rows,
-    parquet_ids,
+    parquet_entries,
     remove_frames,
     seal_part,
 )
+from .parts import Part, list_parts
 from .rewriting import drop_lines, put_typical_first
+from .salvaging import Salvaged, salvage_parts
 
-__all__ = ["Part", "RunStore", "list_parts", "storage_error"]
+__all__ = ["RunStore", "storage_error"]
 
 _logger = logging.getLogger("openenv_async.rollout")
 
@@ -70,40 +74,13 @@ _PART_BYTES: Final[dict[EpisodeFormat, int]] = {
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Part(NamedTuple):
-    """A file of episodes."""
-
-    number: int
-    path: Path
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether it is a Parquet file."""
-        return self.path.suffix == ".parquet"
-
-
-def list_parts(folder: Path) -> list[Part]:
-    """The parts of a run in order, each once.
-
-    Raises:
-        RunError: The folder can't be read.
-    """
-    found: dict[int, Part] = {}
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise RunError(f"expected a run at {str(folder)!r}: {error}") from error
-    for name in names:
-        matched = re.fullmatch(r"episodes-(\d{5,})\.(jsonl\.zst|parquet)", name)
-        if matched is not None:
-            # Of both kinds, the Parquet file comes last, and counts.
-            number = int(matched[1])
-            found[number] = Part(number, folder / name)
-    return [found[number] for number in sorted(found)]
-
-
 def storage_error(error: OSError, folder: Path) -> RunError:
     """What to raise when a run cannot be written to."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return RunError(
+            f"expected a folder for the run at {str(folder)!r}, got a file",
+            fault="caller",
+        )
     if error.errno not in _FULL:
         return RunError(f"expected to write to {str(folder)!r}: {error}")
     free = shutil.disk_usage(folder).free
@@ -126,7 +103,11 @@ class RunStore:
         durable: Whether what is acknowledged outlives a loss of power, and not just of
             this process.
         forget: Statuses, such as `infrastructure_failed`: episodes that are there and
-            ended so are dropped, so that they can be played again.
+            ended so are dropped, so that they can be played again; what became of
+            them stays in `earlier`.
+        salvage: Whether to mend what is damaged: episodes that can't be read any more
+            are dropped, so that they can be played again, and a copy of their file is
+            kept as `….damaged`.
         part_bytes: Size at which a part is finished and the next one begins; None
             takes 256 MiB, or 64 MiB of what becomes Parquet.
 
@@ -147,12 +128,19 @@ class RunStore:
         resume: bool = False,
         durable: bool = True,
         forget: Collection[str] = (),
+        salvage: bool = False,
         part_bytes: int | None = None,
     ) -> None:
         self.folder = folder
         self._durable = durable
         self._part_bytes = part_bytes or _PART_BYTES[manifest.episode_format]
         self._done: set[bytes] = set()
+        self.failed = 0
+        """Episodes that were there already, and have failed."""
+        self.earlier: dict[str, list[Attempt]] = {}
+        """What became of episodes that failed and were dropped, by id."""
+        self.salvaged: list[Salvaged] = []
+        """What was damaged, and is mended."""
         self._part: FramesFile | None = None
         self._is_closed = False
         self._sealing: Future[None] | None = None
@@ -170,6 +158,9 @@ class RunStore:
         try:
             self.manifest = self._begin(manifest, resume=resume)
             self._clean_up()
+            if salvage:
+                self.salvaged = salvage_parts(list_parts(folder))
+            self.earlier = read_attempts(folder)
             if forget:
                 self._drop(forget)
             self._recover()
@@ -195,6 +186,11 @@ class RunStore:
         if not resume:
             check_new(found, self.folder)
         check_resumable(found, manifest, self.folder)
+        if not manifest.runtime or manifest.runtime == found.runtime:
+            return found
+        # What is asked for now, so that readers know how much is missing.
+        found = msgspec.structs.replace(found, runtime=manifest.runtime)
+        write_manifest(self.folder, found)
         return found
 
     # What is there
@@ -209,6 +205,11 @@ class RunStore:
 
     def _drop(self, statuses: Collection[str]) -> None:
         parts = list_parts(self.folder)
+        failed = find_failed(parts, statuses)
+        if not failed:
+            return
+        self.earlier |= failed
+        write_attempts(self.folder, self.earlier)
         for part in parts:
             if part.is_sealed:
                 drop_parquet_rows(part.path, statuses)
@@ -219,7 +220,7 @@ class RunStore:
         parts = list_parts(self.folder)
         for part in parts:
             if part.is_sealed:
-                self._remember(parquet_ids(part.path))
+                self._remember(parquet_entries(part.path))
             elif part is not parts[-1]:
                 self._recover_frames(part)
         number = 0
@@ -230,24 +231,27 @@ class RunStore:
     def _recover_frames(self, part: Part) -> None:
         """A part that another one follows, and so a whole one."""
         for frame in whole_frames(part.path):
-            self._remember(episode_ids(frame))
+            self._remember(read_entries(part.path, frame))
         if self.manifest.episode_format == "parquet":
             seal_part(self.folder, part.number)
 
     def _open_part(self, number: int) -> None:
         part = FramesFile(self.folder, number, durable=self._durable)
-        self._remember(part.ids)
-        part.ids.clear()
+        self._remember(part.entries)
+        part.entries.clear()
         if part.torn:
             _logger.warning(
-                "%s: cut off %d bytes that nobody was told were written",
+                "%s: cut off %d bytes of a last write that was interrupted; nobody was "
+                "told that its episodes were written",
                 part.path,
                 part.torn,
             )
         self._part = part
 
-    def _remember(self, ids: Iterable[str]) -> None:
-        self._done.update(map(_digest, ids))
+    def _remember(self, entries: Iterable[Entry]) -> None:
+        for id, status in entries:
+            self._done.add(_digest(id))
+            self.failed += status.endswith("_failed")
 
     def __contains__(self, id: str) -> bool:
         return _digest(id) in self._done

@@ -14,7 +14,7 @@ import msgspec
 from ...errors import LocalProtocolError
 from ..episodes import Task
 
-__all__ = ["read_tasks"]
+__all__ = ["count_tasks", "read_tasks"]
 
 _LINES: Final = 256
 """Lines to read at a time."""
@@ -57,6 +57,19 @@ async def read_tasks(path: str | os.PathLike[str]) -> AsyncGenerator[Task, None]
         raise _unreadable(path, error) from error
     finally:
         file.close()
+
+
+def count_tasks(path: str | os.PathLike[str]) -> int:
+    """How many tasks a file has; blocks.
+
+    Raises:
+        LocalProtocolError: The file can't be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return sum(not line.isspace() for line in file)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: str | os.PathLike[str], error: OSError) -> LocalProtocolError:

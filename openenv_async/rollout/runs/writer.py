@@ -14,8 +14,9 @@ import anyio.to_thread
 
 from ..._aio import Tasks, shielded
 from ...errors import LocalProtocolError, OpenEnvError, RunError
-from ..episodes import Episode
+from ..episodes import Attempt, Episode
 from .manifest import Manifest
+from .salvaging import Salvaged
 from .store import RunStore
 
 __all__ = ["RunWriter"]
@@ -42,7 +43,11 @@ class RunWriter:
             outlives a loss of power. Otherwise it outlives this process alone, however
             that ends.
         forget: Statuses, such as `infrastructure_failed`: episodes that are there and
-            ended so are dropped, so that they can be played again.
+            ended so are dropped, so that they can be played again; `earlier` tells
+            what became of them.
+        salvage: Whether to mend what is damaged: episodes that can't be read any more
+            are dropped, so that they can be played again, and a copy of their file is
+            kept as `….damaged`.
         queue: Episodes that may wait to be written; `append` waits while it is full.
         part_bytes: Size at which a file of episodes is finished and the next begins;
             None takes 256 MiB, or 64 MiB of what becomes Parquet.
@@ -56,6 +61,7 @@ class RunWriter:
         resume: bool = False,
         durable: bool = True,
         forget: Collection[str] = (),
+        salvage: bool = False,
         queue: int = 256,
         part_bytes: int | None = None,
     ) -> None:
@@ -72,6 +78,7 @@ class RunWriter:
             resume=resume,
             durable=durable,
             forget=forget,
+            salvage=salvage,
             part_bytes=part_bytes,
         )
         self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue(queue)
@@ -208,6 +215,23 @@ class RunWriter:
     def __contains__(self, id: str) -> bool:
         """Whether the run has an episode of that id; `TASK/INDEX`."""
         return self._store is not None and id in self._store
+
+    @property
+    def failed(self) -> int:
+        """Episodes that were there when the run was opened, and have failed."""
+        return 0 if self._store is None else self._store.failed
+
+    def earlier(self, id: str) -> list[Attempt]:
+        """What became of an episode that has failed, and was dropped to play it again.
+
+        For the collector's option of that name.
+        """
+        return [] if self._store is None else self._store.earlier.get(id, [])
+
+    @property
+    def salvaged(self) -> list[Salvaged]:
+        """What was damaged, and was mended when the run was opened."""
+        return [] if self._store is None else self._store.salvaged
 
     def __len__(self) -> int:
         """How many episodes the run has."""

@@ -1,0 +1,128 @@
+"""Mends parts that are damaged: what can be read stays, and a copy of what was there.
+
+It is done only when asked for. Whenever it is interrupted, there is the damaged file or
+the mended one, and doing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from ...errors import RunDamaged
+from .appending import read_entries
+from .frames import (
+    Frame,
+    check_arrays,
+    find_frame,
+    parse_head,
+    parse_line,
+    read_frames,
+    whole_frames,
+)
+from .manifest import sync_folder
+from .parquet import read_parquet_rows, readable_groups, rewrite_parquet, row_schema
+from .parts import Part
+from .rewriting import replace_frames
+
+__all__ = ["Salvaged", "salvage_parts"]
+
+
+class Salvaged(msgspec.Struct, frozen=True):
+    """A part that was damaged, and is mended."""
+
+    path: Path
+    copy: Path
+    """The file as it was found."""
+    kept: int
+    """Episodes that could be read."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} was damaged: kept {self.kept} episodes that can be read, and "
+            f"the file as it was at {self.copy}"
+        )
+
+
+def salvage_parts(parts: Iterable[Part]) -> list[Salvaged]:
+    """Mend the parts of a run that are damaged; returns which.
+
+    Raises:
+        OSError: Something could not be written. That part is as it was.
+    """
+    listed = list(parts)
+    return [
+        _mend(part) for part in listed if _is_damaged(part, growing=part is listed[-1])
+    ]
+
+
+def _is_damaged(part: Part, *, growing: bool) -> bool:
+    try:
+        if part.is_sealed:
+            for _ in read_parquet_rows(part.path):
+                pass
+        else:
+            for frame in whole_frames(part.path, growing=growing):
+                read_entries(part.path, frame)
+                for line in frame.lines():
+                    parse_line(line, part.path)
+    except RunDamaged:
+        return True
+    return False
+
+
+def _mend(part: Part) -> Salvaged:
+    copy = _keep(part.path)
+    if part.is_sealed:
+        kept = rewrite_parquet(part.path, row_schema(), readable_groups(copy))
+    else:
+        kept = replace_frames(part.path, _readable_lines(copy))
+    return Salvaged(part.path, copy, kept)
+
+
+def _keep(path: Path) -> Path:
+    """Another name for a file as it is; the file itself may be replaced then."""
+    number = 0
+    copy = path.with_name(f"{path.name}.damaged")
+    while copy.exists():
+        number += 1
+        copy = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        copy.hardlink_to(path)
+    except OSError:
+        # Not every file system has links.
+        shutil.copyfile(path, copy)
+        with copy.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(path.parent)
+    return copy
+
+
+def _readable_lines(path: Path) -> Iterator[list[bytes]]:
+    """The episodes of a file that can be read, frame by frame."""
+    for frame in _readable_frames(path):
+        lines: list[bytes] = []
+        for line in frame.lines():
+            with contextlib.suppress(RunDamaged, msgspec.DecodeError):
+                parse_line(line, path)
+                check_arrays(path.parent, [parse_head(line)])
+                lines.append(line)
+        if lines:
+            yield lines
+
+
+def _readable_frames(path: Path) -> Iterator[Frame]:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start: int | None = 0
+        while start is not None:
+            end = start
+            for frame in read_frames(file, start):
+                yield frame
+                end = frame.end
+            start = find_frame(file, end + 1, size)
