@@ -21,8 +21,9 @@ __all__ = [
     "scenarios",
 ]
 
-Mode: TypeAlias = Literal["awaited", "batch", "connect", "idle"]
-"""`awaited` is one coroutine per session, `batch` one call for all of them."""
+Mode: TypeAlias = Literal["awaited", "batch", "connect", "idle", "cut"]
+"""`awaited` is one coroutine per session, `batch` one call for all of them; `cut` is of
+`benchmarks.interop`."""
 
 ContainerMode: TypeAlias = Literal["start", "place", "spare", "reset", "paced"]
 """Of `benchmarks.containers`, see `container_cases`."""

@@ -17,6 +17,7 @@ from typing import Any
 from openenv import GenericEnvClient  # type: ignore[import-not-found]  # lives in a venv of its own
 
 from benchmarks.cases import MESSAGE
+from benchmarks.cutting import count_of, measure_cuts
 from benchmarks.meter import Job, Metrics, Step, measure, repeat, resident_bytes
 from benchmarks.worker import serve_jobs
 
@@ -31,6 +32,8 @@ async def run(job: Job) -> Metrics:
     mode, sessions = job.case.mode, job.case.sessions
     if mode == "idle":
         return await _idle(job)
+    if mode == "cut":
+        return await measure_cuts(job, _cut_client)
     if mode == "connect":
 
         async def attempt() -> float:
@@ -51,6 +54,24 @@ async def _idle(job: Job) -> Metrics:
             await asyncio.sleep(job.warmup)
             grown = resident_bytes(job.server_pid) - before
     return {"bytes_per_session": grown / job.case.sessions}
+
+
+class _CutClient:
+    def __init__(self, client: GenericEnvClient) -> None:
+        self._client = client
+
+    async def step(self) -> object:
+        result: object = await self._client.step({"message": MESSAGE})
+        return result
+
+    async def steps_so_far(self) -> int:
+        return count_of(await self._client.state())
+
+
+@contextlib.asynccontextmanager
+async def _cut_client(url: str) -> AsyncIterator[_CutClient]:
+    async with clients_of(url, 1) as (client,):
+        yield _CutClient(client)
 
 
 def _step(client: GenericEnvClient, job: Job) -> Step:

@@ -21,7 +21,7 @@ from openenv.core.env_server import (  # type: ignore[import-not-found]  # lives
 
 from benchmarks.cases import IMAGE_SHAPE
 
-__all__ = ["app"]
+__all__ = ["app", "blocking_app"]
 
 _MAX_SESSIONS = 4096
 _IMAGE = np.arange(np.prod(IMAGE_SHAPE), dtype=np.uint32).astype(np.uint8)
@@ -87,6 +87,31 @@ class EchoEnvironment(Environment):  # type: ignore[misc]  # its classes are unt
         return self._state
 
 
+class BlockingEnvironment(Environment):  # type: ignore[misc]  # its classes are untyped here
+    """Echo the message in blocking methods, which most environments have."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state = State(step_count=0)
+
+    def reset(self, seed: int | None = None, **kwargs: Any) -> EchoObservation:
+        """Start an episode."""
+        self._state = State(step_count=0)
+        return EchoObservation(echoed_message="", reward=0.0)
+
+    def step(self, action: EchoAction, **kwargs: Any) -> EchoObservation:
+        """Echo the message."""
+        self._state.step_count += 1
+        return EchoObservation(echoed_message=action.message, reward=1.0)
+
+    @property
+    def state(self) -> State:
+        """Where the episode is."""
+        return self._state
+
+
 class ImageEnvironment(EchoEnvironment):
     """Show 150 KiB."""
 
@@ -107,6 +132,13 @@ app = create_app(
     EchoAction,
     EchoObservation,
     env_name="echo",
+    max_concurrent_envs=_MAX_SESSIONS,
+)
+blocking_app = create_app(
+    BlockingEnvironment,
+    EchoAction,
+    EchoObservation,
+    env_name="blocking",
     max_concurrent_envs=_MAX_SESSIONS,
 )
 app.mount(

@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.cases import MESSAGE, Case
+from benchmarks.cutting import count_of, measure_cuts
 from benchmarks.loops import loop_from_arguments
 from benchmarks.meter import Job, Metrics, Step, measure, repeat, resident_bytes
 from benchmarks.sdk_environment import BenchAction, BenchObservation, ImageObservation
@@ -58,6 +59,8 @@ async def run(job: Job) -> Metrics:
             return await _connect(job)
         case "idle":
             return await _idle(job)
+        case "cut":
+            return await measure_cuts(job, _cut_client)
         case other:
             raise ValueError(
                 f"expected a mode of `python -m benchmarks`, got {other!r}"
@@ -120,6 +123,24 @@ async def _idle(job: Job) -> Metrics:
             await asyncio.sleep(job.warmup)
             grown = resident_bytes(job.server_pid) - before
     return {"bytes_per_session": grown / job.case.sessions}
+
+
+class _CutClient:
+    def __init__(self, client: BenchEnv) -> None:
+        self._client = client
+
+    async def step(self) -> object:
+        return await self._client.step(BenchAction(message=MESSAGE))
+
+    async def steps_so_far(self) -> int:
+        return count_of(await self._client.state())
+
+
+@contextlib.asynccontextmanager
+async def _cut_client(url: str) -> AsyncIterator[_CutClient]:
+    async with BenchEnv(url) as client:
+        await client.reset()
+        yield _CutClient(client)
 
 
 @contextlib.asynccontextmanager

@@ -10,8 +10,14 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-__all__ = ["filled"]
+__all__ = ["COMPLETE", "filled"]
 
+COMPLETE: Final = "x-complete"
+"""In a schema: nothing is left out of what it describes.
+
+Hosted environments of OpenEnv say so. What is missing there is missing, because `reset`
+may return another model than `step`.
+"""
 _CHOICES: Final = ("anyOf", "oneOf")
 
 
@@ -22,6 +28,8 @@ def filled(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
         value: The map; is changed.
         schema: JSON Schema of it.
     """
+    if schema.get(COMPLETE) is True:
+        return value
     definitions = cast(Mapping[str, Any], schema.get("$defs", {}))
     _fill(value, schema, definitions)
     return value

@@ -46,6 +46,9 @@ def streamable_for(hall: Hall) -> ASGIApp | None:
 class Streamable:
     """Answers MCP clients; `?environment=NAME` chooses an environment.
 
+    `reset` in the query is a JSON object of arguments for `reset`, because MCP has no
+    place for a seed or a task.
+
     Args:
         hall: The sessions' side.
     """
@@ -57,7 +60,13 @@ class Streamable:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        query = _query(scope)
+        try:
+            _arguments(query)
+        except ValueError as error:
+            problem = JSONResponse({"detail": str(error)}, status_code=400)
+            await problem(scope, receive, send)
+            return
         name = query.get("environment", [None])[-1]
         shape = self._hall.shape(name)
         if shape is None or not shape.has_tools:
@@ -83,6 +92,27 @@ class Streamable:
                 await running.wait()
                 self._managers[name] = manager
             return self._managers[name]
+
+
+def _query(scope: Scope) -> dict[str, list[str]]:
+    return parse_qs(scope.get("query_string", b"").decode("latin-1"))
+
+
+def _arguments(query: dict[str, list[str]]) -> dict[str, Any]:
+    """What a client wants its episode to begin with.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    text = query.get("reset", ["{}"])[-1]
+    try:
+        found: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        found = None
+    if not isinstance(found, dict):
+        text = f"expected a JSON object as 'reset' in the query, got {text!r}"
+        raise ValueError(text)  # noqa: TRY004 (a value of the query, not a type)
+    return cast(dict[str, Any], found)
 
 
 async def _run(manager: StreamableHTTPSessionManager, running: anyio.Event) -> None:
@@ -131,10 +161,14 @@ def _register(server: Server[_Episode, Any]) -> None:
     """Answer the two requests that concern tools."""
     from mcp import types  # noqa: PLC0415 (an optional, slow extra)
 
+    async def ask(action: dict[str, object]) -> dict[str, Any]:
+        context = server.request_context
+        request = context.request
+        query = {} if request is None else _query(request.scope)
+        return await context.lifespan_context.ask(action, _arguments(query))
+
     async def list_tools(_request: types.ListToolsRequest) -> types.ServerResult:
-        listed = await server.request_context.lifespan_context.ask(
-            {"type": "list_tools"}
-        )
+        listed = await ask({"type": "list_tools"})
         tools = [
             types.Tool(
                 name=each["name"],
@@ -146,7 +180,7 @@ def _register(server: Server[_Episode, Any]) -> None:
         return types.ServerResult(types.ListToolsResult(tools=tools))
 
     async def call_tool(request: types.CallToolRequest) -> types.ServerResult:
-        called = await server.request_context.lifespan_context.ask(
+        called = await ask(
             {
                 "type": "call_tool",
                 "tool_name": request.params.name,
@@ -178,13 +212,19 @@ class _Episode:
         if self._seat is not None:
             self._seat.leave()
 
-    async def ask(self, action: dict[str, object]) -> dict[str, Any]:
+    async def ask(
+        self, action: dict[str, object], arguments: dict[str, Any]
+    ) -> dict[str, Any]:
         """Perform an action; returns the observation in OpenEnv's form.
+
+        Args:
+            action: The action's fields.
+            arguments: For `reset`, if the episode is yet to begin.
 
         Raises:
             McpError: The server refused it, or the environment failed.
         """
-        seat = await self._ready()
+        seat = await self._ready(arguments)
         answer = await seat.ask(m.Step, msgspec.json.encode(action))
         if isinstance(answer, m.Failure):
             raise _error(answer)
@@ -192,7 +232,7 @@ class _Episode:
         observation = cast(dict[str, Any], data.observation)
         return {"reward": data.reward, "done": data.done, **observation}
 
-    async def _ready(self) -> Seat:
+    async def _ready(self, arguments: dict[str, Any]) -> Seat:
         async with self._lock:
             seat = self._seat
             if seat is None or not seat.is_open:
@@ -202,7 +242,7 @@ class _Episode:
                 seat = self._seat = entered
                 self._begun = False
             if not self._begun:
-                answer = await seat.ask(m.Reset)
+                answer = await seat.ask(m.Reset, msgspec.json.encode(arguments))
                 if isinstance(answer, m.Failure):
                     raise _error(answer)
                 self._begun = True

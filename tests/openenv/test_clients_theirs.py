@@ -35,7 +35,8 @@ from tests.serving import eventually
 
 from .theirs import Theirs, serving_theirs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+# The first one may have to install OpenEnv.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Count(Action):

@@ -79,6 +79,12 @@ def test_a_default_is_a_copy() -> None:
     assert second == {"many": []}
 
 
+def test_nothing_is_put_into_what_is_complete() -> None:
+    """A hosted environment's reset may return less than its step."""
+    schema = {"x-complete": True, "properties": {"result": {"default": None}}}
+    assert filled({}, schema) == {}
+
+
 @pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"$ref": "#/$defs/None"}])
 def test_a_schema_that_says_nothing_changes_nothing(schema: dict[str, Any]) -> None:
     """Nor does it fail."""

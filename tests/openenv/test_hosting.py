@@ -24,12 +24,15 @@ from openenv_async import (
 )
 from openenv_async.client import GenericEnv
 from tests.openenv.hosting import MODULE, hosting, running
+from tests.openenv.recordings import disagreement, recorded
 
-pytestmark = pytest.mark.timeout(120)
+# The first one may have to install OpenEnv.
+pytestmark = pytest.mark.timeout(600)
 
 _NAMES = (
     *("app", "AsyncEnvironment", "LoneEnvironment", "BrowserEnvironment"),
     *("BrokenEnvironment", "tools_app", "make_app", "make_counting?goal=5"),
+    "recorded_app",
 )
 
 
@@ -322,3 +325,31 @@ async def test_openenvs_frames_are_answered_as_its_own_server_does(
     ours = await _answers(server)
     for frame, mine, wanted in zip(_FRAMES, ours, expected, strict=True):
         assert mine == wanted, frame
+
+
+_TOOLS = recorded("tools")
+
+
+def _listed(answer: Any) -> dict[str, Any]:
+    """Tools by name; OpenEnv spells the key in two ways, and its clients read both."""
+    return {
+        tool["name"]: tool.get("input_schema", tool.get("inputSchema"))
+        for tool in answer["data"]["result"]["tools"]
+    }
+
+
+async def test_recorded_conversation_about_tools_goes_the_same_way(
+    server: Path,
+) -> None:
+    """A conversation with OpenEnv 0.10.0, over tools of FastMCP, frame by frame."""
+    faults = {}
+    url = "ws://localhost/ws?environment=recorded"
+    async with unix_connect(str(server), url) as socket:
+        for exchange in _TOOLS:
+            await socket.send(exchange["send"])
+            ours, theirs = json.loads(await socket.recv()), exchange["receive"]
+            if exchange["title"] == "ws mcp tools/list":
+                assert _listed(ours) == _listed(theirs)
+            elif fault := disagreement(ours, theirs):
+                faults[exchange["title"]] = fault
+    assert faults == {}

@@ -179,8 +179,8 @@ def test_short_way_is_not_for_models_that_change_their_fields(
     kind: type[BaseModel],
 ) -> None:
     """Only what is dumped as it is may be taken as it is."""
-    assert Reader(kind, "test").plain_values(kind()) is None
-    assert Reader(Plain, "test").plain_values(Plain()) == ("a", 1, 0.5, None)
+    assert Reader(kind, "test").names == ()
+    assert len(Reader(Plain, "test").names) == 4
 
 
 def test_what_is_no_model_is_refused_by_name() -> None:

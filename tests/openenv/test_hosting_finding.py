@@ -45,7 +45,7 @@ def server() -> Iterator[Path]:
         yield path
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_version_before_is_hosted_too(server: Path) -> None:
     """Models are found in annotations where the class names none."""
     async with GenericEnv(f"ws+unix://{server}") as env:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 from sse_starlette.sse import AppStatus
 
 from openenv_async.server import create_app
+from openenv_async.tools import EpisodeBegun, ToolEnvironment, tool
 from tests.environments import ScriptedEnvironment
 from tests.serving import Serving, eventually, serving
 from tests.tools.shop import Shop
@@ -45,6 +47,10 @@ async def server() -> AsyncIterator[Serving]:
     """A server with tools, and an environment without."""
     async with serving(Shop, ScriptedEnvironment, max_sessions=2) as server:
         yield server
+    await _unwatched()
+
+
+async def _unwatched() -> None:
     # The library's streams have a task that looks for the end of a process.
     AppStatus.should_exit = True
     await eventually(lambda: not any(map(_watches, asyncio.all_tasks())))
@@ -156,3 +162,49 @@ def test_application_without_tools_has_no_transport() -> None:
     """Where there are no tools, `/mcp` is OpenEnv's alone."""
     assert create_app(ScriptedEnvironment).state.mcp.streamable is None
     assert create_app(Shop).state.mcp.streamable is not None
+
+
+class Seeded(ToolEnvironment):
+    """Tells what it was reset with."""
+
+    async def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> EpisodeBegun:
+        """Remember it."""
+        self._told = {"seed": seed, "episode_id": episode_id, "options": options}
+        return EpisodeBegun()
+
+    @tool
+    async def tell(self) -> dict[str, Any]:
+        """Tell it."""
+        return self._told
+
+
+async def test_query_says_what_the_episode_begins_with() -> None:
+    """MCP has no place for a seed or a task."""
+    path = "/mcp?reset=" + quote('{"seed": 3, "episode_id": "e", "task": "t"}')
+    async with serving(Seeded) as server, connected(server, path) as session:
+        called = await session.call_tool("tell")
+        assert called.structuredContent == {
+            "seed": 3,
+            "episode_id": "e",
+            "options": {"task": "t"},
+        }
+    await _unwatched()
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "null", '"seed"'])
+async def test_query_that_is_no_object_is_refused(text: str) -> None:
+    """Before there is a session."""
+    async with serving(Seeded) as server:
+        transport = httpx.AsyncHTTPTransport(uds=str(server.path))
+        async with httpx.AsyncClient(transport=transport) as http:
+            url = f"http://localhost/mcp?reset={quote(text)}"
+            accept = {"accept": "application/json, text/event-stream"}
+            answer = await http.post(url, headers=accept, json={})
+    assert answer.status_code == 400
+    assert answer.json()["detail"].endswith(f"got {text!r}")

@@ -25,7 +25,7 @@ def theirs() -> Iterator[Theirs]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_tools_are_listed_and_called_plainly(theirs: Theirs) -> None:
     """Before any reset, as agents do."""
     client = MCPToolClient(base_url=theirs.url)
@@ -45,7 +45,7 @@ def test_tools_are_listed_and_called_plainly(theirs: Theirs) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_tools_are_steps_as_well(theirs: Theirs) -> None:
     """As Harbor and OpenEnv's own tests call them."""
     async with MCPToolClient(base_url=theirs.url) as env:
@@ -65,7 +65,7 @@ async def test_tools_are_steps_as_well(theirs: Theirs) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_the_session_outlives_its_socket(theirs: Theirs) -> None:
     """It is attached to again."""
     async with cut_off(theirs) as proxy:

@@ -1,17 +1,19 @@
 """Virtual environments with OpenEnv's own packages, made once and kept in a cache.
 
-They can't share our interpreter: OpenEnv pins other versions of what we use. A test
-that asks for one is skipped by name where it neither exists nor can be made.
+They do not share our interpreter, because two of OpenEnv's versions are compared, and
+because a user of ours need not have it. A test that asks for one is skipped by name
+where it neither exists nor can be made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +21,32 @@ import pytest
 
 __all__ = ["PACKAGES", "interpreter"]
 
-PACKAGES: Final = {"0.10.0": "openenv==0.10.0", "0.2.3": "openenv-core==0.2.3"}
-"""What to install, by OpenEnv's version."""
+_PLAYED: Final = (
+    "chess==1.11.2",
+    "datasets==5.2.0",
+    "gymnasium==1.4.0",
+    "reasoning-gym==0.1.25",
+    "smolagents==1.26.0",
+    "sqlalchemy==2.1.9",
+)
+"""What the environments of the interoperability suite are made of."""
+
+PACKAGES: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "0.10.0": (
+        ("openenv==0.10.0", *_PLAYED),
+        # Its declared requirement is an older OpenEnv under another name, whose files
+        # would replace these.
+        ("--no-deps", "openenv-dipg-safety==0.1.67"),
+    ),
+    "0.2.3": (("openenv-core==0.2.3",),),
+    "repository": (
+        ("openenv==0.10.0", *_PLAYED, "matplotlib==3.11.2", "moonfish==0.0.1"),
+    ),
+}
+"""What pip is to install, call by call, by OpenEnv's version.
+
+`repository` is 0.10.0 with what environments of OpenEnv's repository need.
+"""
 
 _FOLDER: Final = "OPENENV_ASYNC_VENVS"
 """Names another folder for the cache."""
@@ -34,14 +60,15 @@ def interpreter(version: str) -> Path:
 
     Blocks: call it from a fixture that is no coroutine.
     """
-    folder = (
-        _cache() / f"openenv-{version}-py{sys.version_info[0]}{sys.version_info[1]}"
-    )
+    # Another list of packages is another environment.
+    digest = hashlib.sha256(repr(PACKAGES[version]).encode()).hexdigest()[:8]
+    python_version = f"py{sys.version_info[0]}{sys.version_info[1]}"
+    folder = _cache() / f"openenv-{version}-{digest}-{python_version}"
     python = folder / "bin" / "python"
     if not (folder / _MADE).exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Test processes run at the same time; the second waits for the first.
-        with _locked(folder.with_suffix(".lock")):
+        with _locked(folder.with_name(f"{folder.name}.lock")):
             if not (folder / _MADE).exists():
                 _make(folder, python, PACKAGES[version])
     return python
@@ -62,11 +89,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _make(folder: Path, python: Path, package: str) -> None:
+def _make(folder: Path, python: Path, packages: Sequence[Sequence[str]]) -> None:
+    install = [str(python), "-m", "pip", "install", "--quiet"]
     try:
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(python), "-m", "pip", "install", "--quiet", package],
+            *([*install, *each] for each in packages),
         ):
             subprocess.run(
                 command,
@@ -77,5 +105,5 @@ def _make(folder: Path, python: Path, package: str) -> None:
             )
     except (subprocess.SubprocessError, OSError) as error:
         said = getattr(error, "stderr", "") or str(error)
-        pytest.skip(f"{package} cannot be installed: {said.strip()[-300:]}")
+        pytest.skip(f"{packages[0][0]} cannot be installed: {said.strip()[-300:]}")
     (folder / _MADE).touch()

@@ -106,6 +106,8 @@ class AsyncAdapter(Environment[Any, Any, Any]):
         self._built: Any = None
         self._building = True
         self._environment: Any = None
+        self._step_async: Callable[[Any], Any] | None = None
+        """The environment's coroutine method, if it has one, bound once."""
         self._held = contextlib.AsyncExitStack()
 
     def _build(self) -> Any:
@@ -120,6 +122,8 @@ class AsyncAdapter(Environment[Any, Any, Any]):
             environment = await self._thread.run(self._build)
             if self._hosted.holds_session:
                 await self._held.enter_async_context(environment.mcp_session())
+            if self._hosted.step_async:
+                self._step_async = getattr(environment, self._hosted.step_async)
             self._environment = environment
             self._building = False
         return self._environment
@@ -145,14 +149,15 @@ class AsyncAdapter(Environment[Any, Any, Any]):
 
     async def step(self, action: dict[str, Any]) -> Observation:
         """Perform an action, given by its fields."""
-        built = self._codec.action(action)
+        codec = self._codec
+        built = codec.action(action)
         environment = self._environment or await self._started()
-        name = self._hosted.step_async
-        if name:
-            found = await getattr(environment, name)(built)
+        step_async = self._step_async
+        if step_async is not None:
+            found = await step_async(built)
         else:
             found = await self._thread.run(functools.partial(environment.step, built))
-        return self._codec.observation(found)
+        return codec.observation(found)
 
     async def state(self) -> Any:
         """The fields of the state."""

@@ -33,9 +33,6 @@ _LONGEST: Final = 1000
 """Characters of pydantic's complaint that are worth sending."""
 
 
-_reward: Final[Callable[[Any], Any]] = operator.attrgetter("reward")
-
-
 class Actions:
     """Turns an action's fields into the environment's model."""
 
@@ -77,14 +74,11 @@ class Observations:
             TypeError: It is none, or holds what JSON has no place for.
         """
         kind = type(found)
-        reader = self._readers.get(kind)
-        if reader is None:
-            reader = self._readers[kind] = Reader(kind, self._name)
-        values = reader.plain_values(found)
-        if values is not None:
-            # The same as below, for the most frequent step.
-            make = self._shapes.get(reader.names) or self._shape(reader.names)
-            return make(*values, reward=_number(_reward(found)))
+        reader = self._readers.get(kind) or self._reader(kind)
+        if reader.shortcut is not None:
+            made = reader.shortcut(found)
+            if made is not None:
+                return made
         fields: dict[str, Any] = reader.dump(found)
         reward = fields.pop("reward", None)
         done = fields.pop("done", False)
@@ -104,6 +98,12 @@ class Observations:
             truncated=truncated,
             metadata=metadata,
         )
+
+    def _reader(self, kind: type[object]) -> Reader:
+        reader = self._readers[kind] = Reader(kind, self._name)
+        if reader.names:
+            reader.shortcut = _shortcut(reader.names, self._shape(reader.names))
+        return reader
 
     def _shape(self, names: tuple[str, ...]) -> Callable[..., Observation]:
         """A struct with these fields, given in this order, none ever left out."""
@@ -137,14 +137,16 @@ class Reader:
     def __init__(self, kind: type[object], name: str) -> None:
         self.dump: Callable[[Any], dict[str, Any]]
         self.names: tuple[str, ...] = ()
-        self._get: Callable[[dict[str, Any]], tuple[Any, ...]] | None = None
+        """Fields besides OpenEnv's own, of a class that dumps them as they are."""
+        self.shortcut: Callable[[Any], Observation | None] | None = None
+        """Converts the most frequent observations; see `_shortcut`."""
         if issubclass(kind, BaseModel) and kind.model_dump is BaseModel.model_dump:
             # What `model_dump` does, without its twelve arguments.
             serializer = kind.__pydantic_serializer__
             self.dump = cast(Callable[[Any], dict[str, Any]], serializer.to_python)
-            self.names = tuple(each for each in kind.model_fields if each not in _BASE)
-            if self.names and _BASE.issubset(kind.model_fields) and _is_plain(kind):
-                self._get = _getter(self.names)
+            names = tuple(each for each in kind.model_fields if each not in _BASE)
+            if names and _BASE.issubset(kind.model_fields) and _is_plain(kind):
+                self.names = names
         elif callable(getattr(cast(object, kind), "model_dump", None)):
             self.dump = _dump_anyhow
         else:
@@ -153,19 +155,28 @@ class Reader:
                 f"got {kind.__name__!r}"
             )
 
-    def plain_values(self, found: Any) -> tuple[Any, ...] | None:
-        """The values of `names`, if the episode goes on and all of them are plain."""
-        if self._get is None or found.done or found.metadata:
-            return None
+
+def _shortcut(
+    names: tuple[str, ...], make: Callable[..., Observation]
+) -> Callable[[Any], Observation | None]:
+    """What converts an observation if the episode goes on and all values are plain."""
+    get = _getter(names)
+
+    def shortcut(found: Any) -> Observation | None:
+        fields: dict[str, Any] = found.__dict__
         try:
-            values = self._get(found.__dict__)
+            if fields["done"] or fields["metadata"]:
+                return None
+            values, reward = get(fields), fields["reward"]
         except KeyError:  # made by `model_construct`
             return None
-        if _PLAIN.issuperset(map(type, values)):
-            return values
-        if all(map(_is_plain_value, values)):
-            return values
-        return None
+        if not (
+            _PLAIN.issuperset(map(type, values)) or all(map(_is_plain_value, values))
+        ):
+            return None
+        return make(*values, reward=_number(reward))
+
+    return shortcut
 
 
 def _is_plain_value(value: object) -> bool:

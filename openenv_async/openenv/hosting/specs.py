@@ -14,6 +14,7 @@ from ...environment import (
     Execution,
     Observation,
 )
+from ..defaults import COMPLETE
 from .adapters import AsyncAdapter, BlockingAdapter, Codec
 from .conversion import schema_of
 from .finding import Hosted, find_hosted
@@ -121,6 +122,6 @@ def _schemas(hosted: Hosted) -> dict[str, Any]:
         observation["required"] = required
     return {
         "action": schema_of(models.action),
-        "observation": {**observation, "properties": properties},
-        "state": schema_of(models.state),
+        "observation": {**observation, "properties": properties, COMPLETE: True},
+        "state": {**schema_of(models.state), COMPLETE: True},
     }

@@ -18,7 +18,7 @@ import msgspec
 
 from ... import messages as m
 from ...errors import LocalProtocolError
-from ...protocol import Channel, Outbox, Phase, ServerProtocol, Stage, Work
+from ...protocol import COUNTED, Channel, Outbox, Phase, ServerProtocol, Stage, Work
 from ..core import SERVER, ServerCore
 from .shapes import Misfit, Shape
 
@@ -115,6 +115,8 @@ class Seat(ServerProtocol):
         self._refused: m.Failure | None = None
         self._current: Call | None = None
         self._waiting: deque[Call] = deque()
+        self._was_reset = False
+        """Whether a reset was put before a call."""
         self.phase = Phase.READY
 
     def enter(
@@ -201,6 +203,8 @@ class Seat(ServerProtocol):
             text = "expected an open session, got one that has ended"
             self._answer_inside(m.failure(_HANDLE, 0, "session_closed", text))
             return None
+        if self._needs_reset(call, channel.session.stage):
+            call = self._reset_before(call)
         session, kind, seq = channel.session, call.kind, channel.seq + 1
         request: m.Step | m.Reset | m.GetState
         try:
@@ -217,6 +221,32 @@ class Seat(ServerProtocol):
             self._answer_inside(misfit(error))
             return None
         return channel.accept(request, perf_counter())
+
+    def _needs_reset(self, call: Call, stage: Stage) -> bool:
+        """Whether an agent asks for tools of an environment that was never reset.
+
+        OpenEnv's clients for tools do so, and environments of tools that were written
+        for it allow it.
+        """
+        return (
+            call.kind is m.Step
+            and self.shape.has_tools
+            and not self.shape.any_order
+            and stage is Stage.NEW
+            and not self._was_reset
+        )
+
+    def _reset_before(self, call: Call) -> Call:
+        """Let a call wait for a reset; a reset that fails is its answer."""
+        self._was_reset = True
+        self._waiting.appendleft(call)
+
+        def done(answer: Answer) -> None:
+            if isinstance(answer, m.Failure) and self._waiting:
+                self._waiting.popleft().done(answer)
+
+        reset = self._current = Call(m.Reset, b"{}", done, call.timeout)
+        return reset
 
     def _answer_inside(self, failure: m.Failure) -> None:
         """Answer the current call as if the session had."""
@@ -245,10 +275,18 @@ class Seat(ServerProtocol):
             small.clear()
             for data in taken:
                 message = _message(data)
+                if type(message) is m.Reply and len(data) <= COUNTED:
+                    self._measure(message)
                 if type(message) is m.Reply or type(message) is m.Failure:
                     self._answered(message)
                 elif type(message) is m.Ended:
                     self._gone(message)
+
+    def _measure(self, message: m.Reply) -> None:
+        """What `SessionTable.measure` does for replies that leave in frames."""
+        if self._channel is not None:
+            counts = self._channel.session.counts
+            counts.record(message.queue_ns, message.environment_ns)
 
     def _answered(self, message: Answer) -> None:
         call, self._current = self._current, None

@@ -234,6 +234,51 @@ class ToolsEnvironment(MCPEnvironment):  # type: ignore[misc]  # untyped here
         return self._state
 
 
+class RecordedEnvironment(MCPEnvironment):  # type: ignore[misc]  # untyped here
+    """The environment of the recorded conversation about tools."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def __init__(self) -> None:
+        server = FastMCP("recorded")
+        self._state = State(episode_id="e1", step_count=0)
+
+        @server.tool  # type: ignore[untyped-decorator]  # as above
+        def echo_message(message: str) -> str:
+            """Echo a message"""
+            return message
+
+        @server.tool  # type: ignore[untyped-decorator]  # as above
+        def stats(message: str, n: int = 2) -> dict[str, Any]:
+            """Some stats"""
+            return {"len": len(message), "n": n}
+
+        @server.tool  # type: ignore[untyped-decorator]  # as above
+        def fail(message: str) -> str:
+            """Always fails"""
+            raise ValueError(f"tool failure: {message}")
+
+        super().__init__(server)
+
+    def reset(self, **_: Any) -> Observation:
+        """Begin."""
+        self._state = State(episode_id="e1", step_count=0)
+        return Observation(reward=0.0, metadata={"status": "ready"})
+
+    async def step_async(self, action: Any, **rest: Any) -> Observation:
+        """Count whatever comes."""
+        self._state.step_count += 1
+        return await super().step_async(action, **rest)
+
+    def _step_impl(self, action: Any, **_: Any) -> Observation:
+        return Observation(metadata={"unknown": type(action).__name__})
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        return self._state
+
+
 def make_counting(goal: int = 2) -> CountEnvironment:
     """A factory that is no class."""
     return CountEnvironment(goal=goal)
@@ -257,5 +302,12 @@ tools_app = create_app(
     CallToolAction,
     CallToolObservation,
     env_name="tools",
+    max_concurrent_envs=64,
+)
+recorded_app = create_app(
+    RecordedEnvironment,
+    CallToolAction,
+    CallToolObservation,
+    env_name="recorded",
     max_concurrent_envs=64,
 )
