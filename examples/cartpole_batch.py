@@ -1,8 +1,9 @@
 """Play 256 CartPole episodes over one WebSocket and show where the time goes.
 
-Run by `make demo`. It starts a server of its own on a Unix socket, steps whichever
-sessions are ready with a hand-written policy, and records every episode as one line
-of JSON under runs/. `examples/show_episode.py` shows one of them.
+What `openenv-async rollout` does for anybody, done by hand: it starts a server of its
+own on a Unix socket, steps whichever sessions are ready with a hand-written policy, and
+records every episode as one line of JSON under runs/. `examples/show_episode.py` shows
+one of them.
 """
 
 from __future__ import annotations

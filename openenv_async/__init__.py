@@ -77,7 +77,7 @@ if TYPE_CHECKING:
         Provider,
         Served,
     )
-    from .server import create_app
+    from .server import create_app, create_web_interface_app
     from .version import VERSION as __version__
 
 __all__ = [
@@ -140,6 +140,7 @@ __all__ = [
     "VersionMismatch",
     "__version__",
     "create_app",
+    "create_web_interface_app",
     "find_spec",
 ]
 
@@ -179,7 +180,7 @@ _MODULES = {
         "Provider",
         "Served",
     ),
-    ".server": ("create_app",),
+    ".server": ("create_app", "create_web_interface_app"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -290,6 +290,21 @@ _REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
 _answers: dict[str, bool] = {}
 
 
+_TOGETHER = ("docker", "browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays together where several processes share the tests.
+
+    Those with a Docker engine, which they see the whole of: some remove what has lost
+    its owner. Those with a browser, which one start is enough for. Otherwise a file's,
+    for the fixtures of modules.
+    """
+    for item in items:
+        groups = [name for name in _TOGETHER if item.get_closest_marker(name)]
+        item.add_marker(pytest.mark.xdist_group((*groups, str(item.path))[0]))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine cannot run, by name."""
     for marker, (is_there, reason) in _REQUIREMENTS.items():

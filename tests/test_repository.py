@@ -14,7 +14,7 @@ from tests.sources import ROOT
 
 _TEXT = {".py", ".md", ".toml", ".txt", ".in", ".yaml", ".yml", ".json", ".html"}
 _TEXT |= {".js", ".css", ".sh", ""}
-_NOT_OURS = {"runs", "build", "dist", "htmlcov", "__pycache__"}
+_NOT_OURS = {"runs", "build", "dist", "htmlcov", "__pycache__", "node_modules"}
 _MACHINE = re.compile(r"(?<![\w.~/-])/(work|root|home/\w+|Users/\w+)/")
 _SILENCER = re.compile(r"# (?:noqa|type: ignore|pyright: ignore)\b(.*)")
 _REASON = re.compile(r": [A-Z]+\d+(, [A-Z]+\d+)* \(\w.*\)$|\[[\w, -]+\]  # \w")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -163,6 +164,10 @@ def rollout(
     logprobs: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool, typer.Option("--logprobs", help="For chat: ask for log-probabilities.")
     ] = False,
+    web: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
+        bool,
+        typer.Option("--web", help="Watch it in the debug pane while it runs."),
+    ] = False,
     as_json: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool, typer.Option("--json", help="Print the result as JSON.")
     ] = False,
@@ -222,6 +227,7 @@ def rollout(
         retry_failed=retry_failed,
         salvage=salvage,
         token=token,
+        web=web,
     )
     with shown() as show:
         played = _Played(plan, show)
@@ -289,6 +295,8 @@ class _Played:
         if self._plan.resume and opened.is_new:
             # Whoever mistyped the name of a run should see it.
             print(f"no run at {self._plan.folder} yet: begun anew", file=sys.stderr)
+        for address in opened.panes:
+            print(f"debug pane while it runs: {address}", file=sys.stderr)
         for mended in opened.salvaged:
             print(str(mended), file=sys.stderr)
 
@@ -334,6 +342,8 @@ class _Played:
                 statistics=self._statistics,
             )
             print(msgspec.json.encode(result).decode() if as_json else str(result))
+            show = shlex.join([_program(), "show", str(self._plan.folder)])
+            print(f"look at it with: {show}   (--web: in a browser)", file=sys.stderr)
         stopped = self._error is not None or self._signal
         if stopped and (seen.count or seen.resumed):
             print(f"go on with: {_command()}", file=sys.stderr)
@@ -395,7 +405,13 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join(lines)
 
 
+def _program() -> str:
+    """This program, as a shell finds it."""
+    name = "openenv-async"
+    return name if shutil.which(name) else sys.argv[0]
+
+
 def _command() -> str:
     """This command, so that it goes on."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return shlex.join(["openenv-async", *arguments, "--resume"])
+    return shlex.join([_program(), *arguments, "--resume"])

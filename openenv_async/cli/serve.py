@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..server import bind_tcp, bind_unix, create_app, run_server
+from ..ui import WEB_VARIABLE
 
 if sys.platform != "win32":
     import resource
@@ -36,7 +38,12 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")
+        int,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Port; 0 takes a free one. With --uds and --web, the pane's.",
+        ),
     ] = 8000,
     uds: Annotated[
         Path | None, typer.Option(help="Unix socket to listen on instead.")
@@ -68,6 +75,18 @@ def serve(
             help="Bearer token that clients must show; better given in the variable.",
         ),
     ] = None,
+    openenv_lease: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds that an unused session lives which OpenEnv's clients made "
+            "over HTTP.",
+        ),
+    ] = 3600.0,
+    openenv_bytes: Annotated[
+        int,
+        typer.Option(min=1024, help="Largest message or body of OpenEnv's clients."),
+    ] = 16 * 1024 * 1024,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(help="Name to serve under, besides addresses and localhost."),
@@ -75,6 +94,12 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Other site whose pages may connect.")
     ] = None,
+    web: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
+        bool,
+        typer.Option(
+            envvar=WEB_VARIABLE, help="Serve the debug pane for browsers, at /web/."
+        ),
+    ] = False,
     tracebacks: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool, typer.Option(help="Send tracebacks of environments to clients.")
     ] = True,
@@ -122,15 +147,23 @@ def serve(
         allowed_origins=allow_origin or (),
         tracebacks=tracebacks,
         spin=spin,
+        web=web,
+        openenv_lease=openenv_lease,
+        openenv_bytes=openenv_bytes,
     )
+    bound: list[socket.socket] = []
+    addresses: list[str] = []
     if uds is not None:
-        bound = bind_unix(uds)
-        address = f"ws+unix://{uds.absolute()}"
-    else:
-        bound = bind_tcp(host, port)
-        address = f"ws://{_address(host)}:{bound.getsockname()[1]}"
+        bound.append(bind_unix(uds))
+        addresses.append(f"ws+unix://{uds.absolute()}")
+    if uds is None or web:
+        # Browsers cannot open a Unix socket.
+        bound.append(bind_tcp(host, port))
+        addresses.append(f"ws://{_address(host)}:{bound[-1].getsockname()[1]}")
     names = ", ".join(app.state.core.specs)
-    print(f"serving {names} at {address}", flush=True)
+    print(f"serving {names} at {addresses[0]}", flush=True)
+    if web:
+        print(f"debug pane at http{addresses[-1].removeprefix('ws')}/web/", flush=True)
     try:
         # Until the server has its own handler, so that what follows is removed.
         signal.signal(signal.SIGTERM, _end_early)
@@ -139,7 +172,7 @@ def serve(
                 target=_watch_lifeline, args=(lifeline,), daemon=True
             ).start()
         run_server(
-            app, bound, drain=drain, idle_timeout=idle_timeout, log_level=log_level
+            app, *bound, drain=drain, idle_timeout=idle_timeout, log_level=log_level
         )
     finally:
         if uds is not None:

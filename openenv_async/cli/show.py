@@ -17,6 +17,8 @@ from ..arrays import encodable
 from ..rollout.episodes import Episode, outcome_label
 from ..rollout.runs import Distribution, Run, RunSummary, open_run, summarise
 from ..rollout.runs.readable import readable
+from ..server import bind_tcp
+from ..viewer import create_viewer_app, run_viewer
 
 __all__ = ["show"]
 
@@ -39,11 +41,22 @@ def show(
     as_json: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool, typer.Option("--json", help="Print it as JSON.")
     ] = False,
+    web: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
+        bool, typer.Option("--web", help="Show it in a browser, in the debug pane.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="With --web: port; 0 is a free one.")
+    ] = 0,
 ) -> None:
     """Show a run: returns, lengths, failures and times, or one episode.
 
-    The run may still be written to.
+    The run may still be written to. With --web, until Ctrl-C.
     """
+    if web:
+        if as_json or episode is not None or full:
+            raise typer.BadParameter("expected --web alone, or with --port")
+        _show_web(run, port)
+        return
     opened = open_run(run)
     console = _console()
     if episode is not None:
@@ -65,6 +78,15 @@ def show(
         _show_run(console, opened, summary)
 
 
+def _show_web(run: Path, port: int) -> None:
+    app = create_viewer_app(run)
+    # Whoever is on this machine may read it, and nobody else.
+    bound = bind_tcp("127.0.0.1", port)
+    address = f"http://127.0.0.1:{bound.getsockname()[1]}/web/"
+    print(f"showing {run} at {address}, until Ctrl-C", flush=True)
+    run_viewer(app, bound)
+
+
 def _console() -> Console:
     """As wide as a terminal; elsewhere wide enough for all columns."""
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
@@ -82,7 +104,7 @@ def _show_run(console: Console, run: Run, summary: RunSummary) -> None:
         about.add_row(escape(name), escape(str(value)))
     about.add_row("seed", str(manifest.seed))
     about.add_row("created", manifest.created)
-    about.add_row("episodes", f"{summary.episodes} of {summary.groups} tasks")
+    about.add_row("episodes", _extent(run, summary))
     about.add_row("steps", str(summary.steps))
     if summary.started is not None and summary.ended is not None:
         took = datetime.timedelta(seconds=round(summary.ended - summary.started))
@@ -97,6 +119,17 @@ def _show_run(console: Console, run: Run, summary: RunSummary) -> None:
         f"time: {time.policy:.0%} policy, {time.environment:.0%} environment, "
         f"{time.wire:.0%} wire, {time.queue:.0%} queue, {time.idle:.0%} idle"
     )
+
+
+def _extent(run: Run, summary: RunSummary) -> str:
+    """How many episodes there are, and how many there should be."""
+    expected = run.manifest.runtime.get("episodes")
+    found, tasks = f"{summary.episodes}", f"{summary.groups} tasks"
+    if not isinstance(expected, int):
+        return f"{found}, of {tasks}"
+    if summary.episodes >= expected:
+        return f"{found}, all of {tasks}"
+    return f"{found} of {expected}, of {tasks} so far; --resume plays what is missing"
 
 
 def _outcomes(summary: RunSummary) -> Table:

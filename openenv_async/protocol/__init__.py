@@ -4,8 +4,9 @@ Nothing here reads a clock, a socket or a random source; nothing here is async.
 docs/protocol.md is the specification; comments cite its sections.
 """
 
-from .channels import Channel, Request, Work
+from .channels import COUNTED, Channel, Request, Work
 from .client import ClientEvent, ClientProtocol, ClientSession, decode_error, error_of
+from .counting import Counts
 from .framing import Inbox, Outbox
 from .server import ServerProtocol
 from .sessions import Session, Watcher, check_observed
@@ -13,6 +14,7 @@ from .table import SessionTable
 from .tables import OUTCOMES, PERMITS, RECEIVES, Outcome, Phase, Role, Stage
 
 __all__ = [
+    "COUNTED",
     "OUTCOMES",
     "PERMITS",
     "RECEIVES",
@@ -20,6 +22,7 @@ __all__ = [
     "ClientEvent",
     "ClientProtocol",
     "ClientSession",
+    "Counts",
     "Inbox",
     "Outbox",
     "Outcome",

@@ -114,7 +114,7 @@ class Channel:
             return None
         if self.busy:
             # Nothing of this request is remembered: the same number may be used again.
-            self.say(
+            self._tell(
                 m.failure(
                     self.handle,
                     request.seq,
@@ -233,7 +233,7 @@ class Channel:
                 "bad_sequence",
                 f"expected request {self.seq + 1}, got {seq}",
             )
-        self.say(reply)
+        self._tell(reply)
 
     def cancel(self, seq: int) -> Work | None:
         """Ask to stop a request; returns work if there is something to stop."""
@@ -251,9 +251,10 @@ class Channel:
         if failure.seq == self.seq + 1 and not self.busy:
             self.seq += 1
             self.forget()
+            self.session.counts.errors[failure.code] += 1
             self.answer(self.codec.encode(failure))
         else:
-            self.say(failure)
+            self._tell(failure)
 
     # Replies.
 
@@ -266,6 +267,7 @@ class Channel:
         detail: dict[str, object] | None = None,
     ) -> None:
         """Answer the request in flight with an error and keep the answer."""
+        self.session.counts.errors[code] += 1
         self.answer(
             self.codec.encode(
                 m.failure(
@@ -316,6 +318,11 @@ class Channel:
         assert self.protocol is not None
         self.protocol.say(message)
 
+    def _tell(self, failure: m.Failure) -> None:
+        """Send an error that is not kept."""
+        self.session.counts.errors[failure.code] += 1
+        self.say(failure)
+
     def send(self, data: bytes) -> None:
         """Send encoded bytes, if anybody is there."""
         if self.protocol is None:
@@ -325,7 +332,7 @@ class Channel:
         except LocalProtocolError as error:
             # The reply is larger than the client accepts: it gets the numbers instead.
             self.evict()
-            self.say(
+            self._tell(
                 m.failure(
                     self.handle,
                     self.seq,

@@ -14,7 +14,7 @@ import msgspec
 
 from .. import messages as m
 from ..errors import LocalProtocolError, RemoteProtocolError
-from .channels import Channel, Work
+from .channels import COUNTED, Channel, Work
 from .connection import UNENCODABLE, Connection, tag_of, unusable
 from .framing import Inbox, Outbox
 from .sessions import Watcher
@@ -26,6 +26,8 @@ __all__ = ["ServerProtocol"]
 _KEY: Final = re.compile(r"[0-9a-f]{32,128}")
 """At least 128 bits, so that keys cannot be guessed (section 4.1)."""
 _RUNNING: Final = Stage.RUNNING
+_STRIDE: Final = 97
+"""How far apart measured replies are: coprime to the usual sizes of batches."""
 _LISTS: Final = 8
 """Lists that one frame may ask for: each looks at every session."""
 _REQUESTS: Final = frozenset({"reset", "step", "state", "close"})
@@ -84,6 +86,7 @@ class ServerProtocol(Connection):
         self._channels: dict[int, Channel] = {}
         self._reserved: set[int] = set()
         self._lists = 0
+        self._turn = 0
         self._watchers: dict[int, Watcher] = {}
 
     # Receiving
@@ -306,6 +309,7 @@ class ServerProtocol(Connection):
 
     def _fail_connection(self, error: RemoteProtocolError) -> None:
         """Say what is wrong, then end: the peer cannot be understood any more."""
+        self.table.errors[error.code] += 1
         self.say(m.failure(None, None, error.code, error.message, detail=error.detail))
         self.phase = Phase.CLOSED
         self.close_code = {"unauthorized": 1008, "invalid_frame": 1007}.get(
@@ -325,6 +329,25 @@ class ServerProtocol(Connection):
             # Nobody waits for the rest, such as progress with a long text.
 
     # Handles; the table calls these
+
+    def next_frame(self) -> bytes | None:
+        """Take the next frame to send, or None if nothing waits.
+
+        Of each frame one small message is kept for `SessionTable.measure`: measuring
+        all would cost every step something.
+        """
+        small = self.small
+        if small:
+            # From all over the frame, because those behind have waited longer.
+            self._turn = (self._turn + _STRIDE) % len(small)
+            data = small[self._turn]
+            if len(data) <= COUNTED:
+                self.table.sampled.append((self, data))
+        return self._outbox.frame()
+
+    def channel(self, handle: int) -> Channel | None:
+        """Who is attached under a handle."""
+        return self._channels.get(handle)
 
     def bind(self, handle: int, channel: Channel) -> None:
         """Make a handle mean a channel."""

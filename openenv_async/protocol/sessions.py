@@ -84,6 +84,7 @@ class Session:
     __slots__ = (
         "broken",
         "channel",
+        "counts",
         "created",
         "environment",
         "episode",
@@ -108,6 +109,7 @@ class Session:
         self.table = table
         self.id = id
         self.environment = environment
+        self.counts = table.counts[environment]
         self.label = label
         self.stage = Stage.NEW
         self.broken = ""
@@ -208,6 +210,9 @@ class Session:
             )
         )
         self.request = None
+        if len(data) > COUNTED:
+            # Smaller ones are sampled on their way out (`ServerProtocol.next_frame`).
+            self.counts.record(self.queue_ns, environment_ns)
         if type(request) is m.Step:
             self.step += 1
             self.stage = _DONE if done else _RUNNING

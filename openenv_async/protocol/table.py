@@ -8,6 +8,7 @@ possible without a new message.
 from __future__ import annotations
 
 import heapq
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ import msgspec
 
 from .. import messages as m
 from .channels import Channel, Work
+from .counting import Counts
 from .sessions import Session
 from .tables import Stage
 
@@ -27,6 +29,9 @@ _SHORT: Final = 200
 """Characters of a client's text that are worth keeping."""
 _AFTER_EVICTION: Final = 0.8
 """Share of the bound that is left after evicting, so that evictions are rare."""
+
+_SAMPLES: Final = 1024
+"""Replies of which the times are looked at between two calls of `measure`."""
 
 
 class _Waiting:
@@ -78,6 +83,11 @@ class SessionTable:
         self.released: list[Work] = []
         """Work that became possible without a new message; the server takes it."""
         self._wake = wake
+        self.counts = {name: Counts() for name in environments}
+        self.errors: Counter[str] = Counter()
+        """Errors that were sent and belong to no session, by code."""
+        self.sampled: deque[tuple[ServerProtocol, bytes]] = deque(maxlen=_SAMPLES)
+        """Small replies that were sent, with their connections; see `measure`."""
         self._opened = 0
         self._vacant = False
         self.made_room: Callable[[], None] = _nothing
@@ -91,6 +101,17 @@ class SessionTable:
         self.released.append(work)
         if self._wake is not None:
             self._wake()
+
+    def measure(self) -> None:
+        """Note what the sampled replies say about their requests."""
+        for protocol, data in self.sampled:
+            message: m.ServerMessage = protocol.codec.from_server.message(data)
+            if type(message) is m.Reply:
+                channel = protocol.channel(message.handle)
+                if channel is not None:
+                    counts = channel.session.counts
+                    counts.record(message.queue_ns, message.environment_ns)
+        self.sampled.clear()
 
     # Opening.
 
@@ -150,6 +171,7 @@ class SessionTable:
         text: str,
         detail: dict[str, object] | None = None,
     ) -> None:
+        self.errors[code] += 1
         protocol.refuse(message.handle)
         protocol.say(m.failure(message.handle, None, code, text, detail=detail))
 
@@ -274,6 +296,8 @@ class SessionTable:
             self.made_room()
 
     def _forget(self, channel: Channel) -> None:
+        if channel.live:
+            channel.session.counts.ended += channel.seq
         self._hide(channel)
         channel.forget()
         channel.live = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ _STOP_TIMEOUT: Final = 30.0
 """Seconds after which stopping is given up."""
 _LAUNCH_TIMEOUT: Final = 60.0
 _POLL: Final = (0.01, 0.2)
+_PANE: Final = re.compile(r"^debug pane at (\S+)$", re.MULTILINE)
+"""What a server prints when it serves the pane."""
 _SOCKET: Final = "s"
 _LOG: Final = "output.log"
 
@@ -47,6 +50,8 @@ class LocalProvider:
         lease: Seconds that sessions outlive a lost connection.
         workers: Worker processes, for execution `process`.
         environment: Environment variables to add for the server.
+        web: Whether each server also has the debug pane, on a port of its own on
+            loopback; `LocalServer.pane_url` says where.
         start_timeout: Seconds until the server must answer.
     """
 
@@ -58,6 +63,7 @@ class LocalProvider:
         lease: float | None = None,
         workers: int | None = None,
         environment: Mapping[str, str] | None = None,
+        web: bool = False,
         start_timeout: float = 60.0,
     ) -> None:
         if not targets:
@@ -80,6 +86,8 @@ class LocalProvider:
                 for text in (option, str(value))
             ),
         ]
+        if web:
+            self._arguments += ["--web", "--port", "0"]
         self._environment = dict(environment or {})
         self._start_timeout = start_timeout
         self._servers: list[LocalServer] = []
@@ -142,6 +150,8 @@ class LocalServer:
         self._stopped = stopped
         self._lock = anyio.Lock()
         self._is_stopped = False
+        self.pane_url: str | None = None
+        """Where the debug pane is; None unless it was asked for."""
 
     @property
     def url(self) -> str:
@@ -205,6 +215,10 @@ class LocalServer:
                 await self._check_alive()
                 await anyio.sleep(pause)
                 pause = min(pause * 1.5, longest)
+            if "--web" in self._arguments:
+                # Printed before the first answer.
+                said = _PANE.search(await anyio.to_thread.run_sync(self._beginning))
+                self.pane_url = said and said[1]
             return
         raise ProviderError(
             f"expected a server for {self._arguments!r} within {timeout} s, got no "
@@ -280,6 +294,10 @@ class LocalServer:
             await anyio.to_thread.run_sync(
                 lambda: shutil.rmtree(self._folder, ignore_errors=True)
             )
+
+    def _beginning(self) -> str:
+        with (self._folder / _LOG).open("rb") as log:
+            return log.read(_LOG_BYTES).decode(errors="replace")
 
     def output(self) -> str:
         """The last part of what the server printed."""

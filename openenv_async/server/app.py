@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
@@ -19,6 +21,7 @@ from .. import messages as m
 from .._aio import SPIN_WINDOW
 from ..environment import AnyEnvironment, EnvironmentSpec, Execution, find_spec
 from ..errors import LocalProtocolError
+from ..ui import Pane, is_pane_path, is_web_asked_for, pane_hint_routes
 from .connection import CODECS, DIRECT, AsgiLink, Connect, DirectLink, ServedSocket
 from .core import ServerCore
 from .dialect import (
@@ -30,8 +33,9 @@ from .dialect import (
     dialect_routes,
     dialect_schema,
 )
-from .schema import environment_schema
+from .schema import environment_schema, read_sources
 from .security import AccessPolicy, bearer_token
+from .statistics import memory_bytes
 from .streamable import streamable_for
 
 __all__ = ["EnvironmentLike", "create_app", "create_core"]
@@ -39,6 +43,12 @@ __all__ = ["EnvironmentLike", "create_app", "create_core"]
 EnvironmentLike = type[AnyEnvironment] | EnvironmentSpec | str
 """A class, a description of one, or what `openenv-async serve` takes."""
 
+_CODES = {
+    400: "protocol_error",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "unknown_environment",
+}
 _DRAIN_TIMEOUT = 10.0
 _KEEPALIVE = 20.0
 """Seconds between pings of a WebSocket whose messages carry no heartbeat."""
@@ -67,6 +77,7 @@ def create_app(
     spin: float = SPIN_WINDOW,
     openenv_lease: float = 3600.0,
     openenv_bytes: int = 16 * 1024 * 1024,
+    web: bool | None = None,
 ) -> Starlette:
     """Build the application that serves environments.
 
@@ -95,6 +106,8 @@ def create_app(
             outlives its last use.
         openenv_bytes: Largest WebSocket message, and largest HTTP body, to accept from
             clients of OpenEnv.
+        web: Whether `/web/` has the debug pane; None asks `ENABLE_WEB_INTERFACE`, as
+            OpenEnv's servers do, for those whom no command line of ours starts.
 
     Raises:
         LocalProtocolError: An environment cannot be found or described.
@@ -116,17 +129,23 @@ def create_app(
         kept_bytes=kept_bytes,
         spin=spin,
     )
+    for spec in core.specs.values():
+        read_sources(spec)
     policy = AccessPolicy(hosts=allowed_hosts, origins=allowed_origins)
     core.largest_frame = max(frame_bytes + _ROOM, openenv_bytes)
     hall = Hall(core, lease=openenv_lease, frame_bytes=openenv_bytes)
     endpoints = _Endpoints(core, hall)
     mcp = McpRoute(hall)
     mcp.streamable = streamable_for(hall)
+    web = is_web_asked_for() if web is None else web
+    pane = Pane(needs_token=token is not None).routes() if web else pane_hint_routes()
     application = Starlette(
         routes=[
+            *pane,
             Route("/health", endpoints.health),
             Route("/metadata", endpoints.metadata),
             Route("/schema", endpoints.schema),
+            Route("/statistics", endpoints.statistics),
             WebSocketRoute("/ws", _WebSocketEndpoint(hall)),
             WebSocketRoute("/mcp", _RpcEndpoint(hall)),
             *dialect_routes(hall, mcp),
@@ -137,6 +156,7 @@ def create_app(
     application.add_middleware(_Gate, core=core, policy=policy)
     application.state.core = core
     application.state.mcp = mcp
+    application.state.web = web
     return application
 
 
@@ -197,9 +217,12 @@ class _Gate:
             # browsers cannot set headers there; a wrong one is refused at once.
             may_wait = scope["type"] == "websocket" and token is None
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if not (scope["openenv_async.authorized"] or may_wait or path == "/health"):
+            is_open = path == "/health" or is_pane_path(path)
+            if not (scope["openenv_async.authorized"] or may_wait or is_open):
                 status = 401
                 problem = "expected a valid bearer token in Authorization"
+        if problem is not None:
+            self._core.statistics.refused[_CODES[status]] += 1
         if problem is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -209,12 +232,7 @@ class _Gate:
 
 
 def _error(status: int, message: str) -> Response:
-    code = {
-        400: "protocol_error",
-        401: "unauthorized",
-        403: "forbidden",
-        404: "unknown_environment",
-    }[status]
+    code = _CODES[status]
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     # Clients of OpenEnv look for `detail`.
     body = {"code": code, "message": message, "detail": message}
@@ -290,6 +308,13 @@ class _Endpoints:
     async def schema(self, request: Request) -> Response:
         """JSON Schema of action, observation and state."""
         return self._describe(request, environment_schema, dialect_schema)
+
+    async def statistics(self, _request: Request) -> Response:
+        """Counters since the start, and gauges; whoever asks twice computes rates."""
+        # A file that may be slow to read where the machine is busy.
+        memory = await anyio.to_thread.run_sync(memory_bytes)
+        numbers = {**self._core.describe(), "memory_bytes": memory}
+        return JSONResponse(numbers, headers={"Cache-Control": "no-store"})
 
     def _describe(
         self,

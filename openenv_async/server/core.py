@@ -421,6 +421,7 @@ class ServerCore:
                 _logger.info("= %s is silent: connection ended", link.protocol.peer)
                 link.abort()
         self._tick_table(now)
+        self.statistics.gather(self.table)
         self._next_tick()
 
     def _next_tick(self) -> None:
@@ -553,6 +554,24 @@ class ServerCore:
         if hung:
             _logger.warning("%d threads hang in an environment and were left", hung)
 
+    def describe(self) -> dict[str, object]:
+        """Counters and gauges for `/statistics` (8.2), but for what takes a file."""
+        return {
+            **self.statistics.describe(self.table),
+            "incarnation": self.incarnation,
+            "max_sessions": self.limits.sessions,
+            "waiting": self.table.waiting,
+            "in_flight": self._in_flight(),
+            "connections": len(self.links),
+            "kept_reply_bytes": self.table.kept,
+            "lag_seconds": round(self._lag.lag, 6),
+            "blocked": self._lag.blocked,
+            "culprit": self._lag.culprit,
+        }
+
+    def _in_flight(self) -> int:
+        return sum(session.request is not None for session in self.table.by_id.values())
+
     def capacity(self) -> dict[str, object]:
         """Numbers for `/health`."""
         sessions = len(self.table)
@@ -563,9 +582,7 @@ class ServerCore:
             "max_sessions": self.limits.sessions,
             "free": max(0, self.limits.sessions - sessions),
             "connections": len(self.links),
-            "in_flight": sum(
-                session.request is not None for session in self.table.by_id.values()
-            ),
+            "in_flight": self._in_flight(),
             "kept_reply_bytes": self.table.kept,
             "loop_lag_seconds": round(self._lag.lag, 6),
             "requests": self.statistics.requests,

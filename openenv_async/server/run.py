@@ -127,8 +127,7 @@ def bind_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
 
 def run_server(
     app: Starlette,
-    bound: socket.socket,
-    *,
+    *bound: socket.socket,
     drain: float = 10.0,
     idle_timeout: float | None = None,
     log_level: str = "warning",
@@ -137,14 +136,14 @@ def run_server(
 
     Args:
         app: What `create_app` returned.
-        bound: A listening socket.
+        bound: Listening sockets.
         drain: Seconds for requests in flight at the end.
         idle_timeout: Seconds without a connection after which to end as well; None
             waits for ever.
         log_level: uvicorn's.
     """
     make_server(app, drain=drain, idle_timeout=idle_timeout, log_level=log_level).run(
-        sockets=[bound]
+        sockets=list(bound)
     )
 
 

@@ -85,6 +85,15 @@ def test_port_0_takes_a_free_port_and_says_which(folder: Path) -> None:
             assert json.load(health)["status"] == "healthy"
 
 
+def test_the_debug_pane_is_served_where_it_is_said(folder: Path) -> None:
+    """The second line has its address; without --web there is none."""
+    with running(serve_arguments("--port", "0", "--web"), folder) as server:
+        address = server.line("debug pane at ").removeprefix("debug pane at ").strip()
+        assert address.endswith("/web/")
+        with urllib.request.urlopen(address) as page:
+            assert b"<html" in page.read()
+
+
 def test_a_unix_socket_is_private_and_goes_with_the_server(folder: Path) -> None:
     """Only its owner may connect, and SIGTERM removes it."""
     path = folder / "s"

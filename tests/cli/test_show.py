@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from openenv_async.rollout.runs.store import RunStore
 from tests.cli.commands import Outcome
-from tests.rollout.runs import make_episode, write_run
+from tests.rollout.runs import make_episode, make_manifest, write_run
 
 Command = Callable[..., Outcome]
 
@@ -24,6 +31,35 @@ def test_a_run_is_shown_in_tables(tmp_path: Path, command: Command) -> None:
     with_json = json.loads(command("show", str(tmp_path), "--json").output)
     assert with_json["manifest"]["environment"]["name"] == "made"
     assert with_json["summary"]["returns"]["mean"] == 7.25
+
+
+def test_it_is_said_how_much_is_missing(tmp_path: Path, command: Command) -> None:
+    """A run that was interrupted is not shown as a whole one."""
+    manifest = msgspec.structs.replace(make_manifest(), runtime={"episodes": 40})
+    store = RunStore(tmp_path, manifest, durable=False)
+    assert not any(store.append([make_episode(number) for number in range(10)]))
+    store.close()
+    shown = command("show", str(tmp_path)).output
+    assert "10 of 40, of 5 tasks so far; --resume plays what is missing" in shown
+
+
+def test_damage_is_an_error(tmp_path: Path, command: Command) -> None:
+    """A damaged byte before the end is not the end."""
+    write_run(tmp_path, map(make_episode, range(6)), close=False)
+    path = tmp_path / "episodes-00000.jsonl.zst"
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+    shown = command("show", str(tmp_path))
+    assert shown.status == 1
+    assert "at byte 0 of" in shown.errors
+    assert "--salvage" in shown.errors
+
+
+def test_an_empty_manifest_is_told(tmp_path: Path, command: Command) -> None:
+    """Not as bad JSON."""
+    (tmp_path / "manifest.json").touch()
+    assert "got an empty file" in command("show", str(tmp_path)).errors
 
 
 def test_an_episode_is_shown_step_by_step(tmp_path: Path, command: Command) -> None:
@@ -42,3 +78,32 @@ def test_an_episode_is_shown_step_by_step(tmp_path: Path, command: Command) -> N
     missing = command("show", str(tmp_path), "--episode", "9/9")
     assert missing.status == 2
     assert "got '9/9'" in missing.errors
+
+
+def test_a_run_is_shown_in_a_browser(tmp_path: Path) -> None:
+    """The address is printed, and Ctrl-C ends it without a complaint."""
+    run = tmp_path / "run"
+    write_run(run, map(make_episode, range(3)))
+    command = [sys.executable, "-m", "openenv_async.cli", "show", str(run), "--web"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://127[.]0[.]0[.]1:\d+/", process.stdout.readline())
+            assert found is not None
+            with urllib.request.urlopen(f"{found[0]}run") as answer:
+                assert json.load(answer)["total"] == 3
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_browser_needs_a_run(tmp_path: Path, command: Command) -> None:
+    """Without one there is an error, and no server."""
+    shown = command("show", str(tmp_path), "--web")
+    assert shown.status == 2
+    assert "expected a run with a manifest" in shown.errors
+    assert command("show", str(tmp_path), "--web", "--json").status == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -73,6 +73,8 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     variables: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     """Environment variables for servers that are started."""
+    web: bool = False
+    """Whether servers that are started on this machine have the debug pane."""
 
     @property
     def episodes(self) -> int | None:
@@ -99,7 +101,12 @@ class Rollout:
     """A rollout that is ready to begin; made by `rollout`."""
 
     def __init__(
-        self, collector: Collector[Any, Any], writer: RunWriter, *, found: bool
+        self,
+        collector: Collector[Any, Any],
+        writer: RunWriter,
+        *,
+        found: bool,
+        panes: Sequence[str],
     ) -> None:
         self.collector = collector
         self.writer = writer
@@ -108,9 +115,11 @@ class Rollout:
         self.failed_before = writer.failed
         """How many of those have failed."""
         self.salvaged = writer.salvaged
+        """What was damaged, and is mended."""
         self.is_new = not found
         """Whether the run was begun now."""
-        """What was damaged, and is mended."""
+        self.panes = tuple(panes)
+        """Addresses of the debug panes of the servers that were started."""
 
     async def play(
         self, *, recorded: Callable[[Episode[Any, Any]], None] | None = None
@@ -146,12 +155,18 @@ async def rollout(plan: RolloutPlan) -> AsyncGenerator[Rollout, None]:
             "expected no more replicas than episodes at a time, and one for a server "
             f"that runs already, got {plan.replicas}"
         )
+    if plan.web and (plan.is_remote or plan.image):
+        raise LocalProtocolError(
+            "expected the debug pane for servers that are started on this machine, got "
+            f"{plan.target or plan.image!r}"
+        )
     found = await anyio.to_thread.run_sync(read_manifest, plan.folder)
     if not plan.resume:
         # Before servers are started for nothing.
         check_new(found, plan.folder)
     async with contextlib.AsyncExitStack() as stack:
-        batch = await _open_batch(plan, stack)
+        provider = None if plan.is_remote else _provider(plan)
+        batch = await _open_batch(plan, provider, stack)
         record = await _record(plan, batch)
         # In a thread, because it may read files.
         policy = await anyio.to_thread.run_sync(
@@ -172,20 +187,23 @@ async def rollout(plan: RolloutPlan) -> AsyncGenerator[Rollout, None]:
         )
         collector = Collector(batch, policy, plan.tasks, options)
         await stack.enter_async_context(collector)
-        yield Rollout(collector, writer, found=found is not None)
+        servers = provider.servers if isinstance(provider, LocalProvider) else ()
+        panes = [server.pane_url for server in servers if server.pane_url]
+        yield Rollout(collector, writer, found=found is not None, panes=panes)
+
+
+def _provider(plan: RolloutPlan) -> Provider:
+    if plan.image:
+        return DockerProvider(plan.image)
+    return LocalProvider(plan.target, environment=plan.variables, web=plan.web)
 
 
 async def _open_batch(
-    plan: RolloutPlan, stack: contextlib.AsyncExitStack
+    plan: RolloutPlan, provider: Provider | None, stack: contextlib.AsyncExitStack
 ) -> EnvBatch[Any, Any, Any]:
     size = plan.options.concurrency or 1
     place: dict[str, Any] = {"url": plan.target}
-    if not plan.is_remote:
-        provider: Provider = (
-            DockerProvider(plan.image)
-            if plan.image
-            else LocalProvider(plan.target, environment=plan.variables)
-        )
+    if provider is not None:
         place = {"provider": provider}
         if plan.replicas > 1:
             fleet = Fleet(
