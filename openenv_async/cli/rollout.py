@@ -406,9 +406,9 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _program() -> str:
-    """This program, as a shell finds it."""
-    name = "openenv-async"
-    return name if shutil.which(name) else sys.argv[0]
+    """This program: by its path where a shell would not find its name."""
+    name, started = "openenv-async", Path(sys.argv[0])
+    return str(started) if started.name == name and not shutil.which(name) else name
 
 
 def _command() -> str:

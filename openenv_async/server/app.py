@@ -33,7 +33,8 @@ from .dialect import (
     dialect_routes,
     dialect_schema,
 )
-from .schema import environment_schema, read_sources
+from .readme import readme_of
+from .schema import environment_schema
 from .security import AccessPolicy, bearer_token
 from .statistics import memory_bytes
 from .streamable import streamable_for
@@ -129,8 +130,6 @@ def create_app(
         kept_bytes=kept_bytes,
         spin=spin,
     )
-    for spec in core.specs.values():
-        read_sources(spec)
     policy = AccessPolicy(hosts=allowed_hosts, origins=allowed_origins)
     core.largest_frame = max(frame_bytes + _ROOM, openenv_bytes)
     hall = Hall(core, lease=openenv_lease, frame_bytes=openenv_bytes)
@@ -299,15 +298,17 @@ class _Endpoints:
 
     async def metadata(self, request: Request) -> Response:
         """What the environments say about themselves."""
-        return self._describe(
+        return await self._describe(
             request,
-            lambda spec: msgspec.to_builtins(spec.metadata),
+            lambda spec: msgspec.to_builtins(
+                msgspec.structs.replace(spec.metadata, readme=readme_of(spec))
+            ),
             dialect_metadata,
         )
 
     async def schema(self, request: Request) -> Response:
         """JSON Schema of action, observation and state."""
-        return self._describe(request, environment_schema, dialect_schema)
+        return await self._describe(request, environment_schema, dialect_schema)
 
     async def statistics(self, _request: Request) -> Response:
         """Counters since the start, and gauges; whoever asks twice computes rates."""
@@ -316,7 +317,7 @@ class _Endpoints:
         numbers = {**self._core.describe(), "memory_bytes": memory}
         return JSONResponse(numbers, headers={"Cache-Control": "no-store"})
 
-    def _describe(
+    async def _describe(
         self,
         request: Request,
         describe: Callable[[EnvironmentSpec], object],
@@ -329,19 +330,20 @@ class _Endpoints:
         """
         specs = self._core.specs
         name = request.query_params.get("environment")
-        if name is None:
-            return JSONResponse(
-                {
-                    **describe_default(next(iter(specs.values()))),
-                    "environments": {
-                        name: describe(spec) for name, spec in specs.items()
-                    },
-                    "default": next(iter(specs)),
-                }
-            )
-        if name not in specs:
+        if name is not None and name not in specs:
             return _error(404, f"expected one of {list(specs)!r}, got {name!r}")
-        return JSONResponse(describe(specs[name]))
+
+        def answer() -> object:
+            if name is not None:
+                return describe(specs[name])
+            return {
+                **describe_default(next(iter(specs.values()))),
+                "environments": {name: describe(spec) for name, spec in specs.items()},
+                "default": next(iter(specs)),
+            }
+
+        # In a thread, because the first answer reads sources and packages.
+        return JSONResponse(await anyio.to_thread.run_sync(answer))
 
 
 class _WebSocketEndpoint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import inspect
 import textwrap
@@ -15,14 +14,14 @@ import msgspec
 
 from ..environment import EnvironmentSpec
 
-__all__ = ["environment_schema", "read_sources"]
+__all__ = ["environment_schema"]
 
 
 def environment_schema(spec: EnvironmentSpec) -> dict[str, Any]:
     """The schemas of action, observation and state, each complete in itself.
 
     A string literal underneath a field is its `description`, unless `Meta` gives one.
-    Reads source files the first time, if `read_sources` did not: so it blocks then.
+    Reads source files the first time, so it blocks then.
 
     Raises:
         TypeError: A type has no JSON Schema.
@@ -34,13 +33,6 @@ def environment_schema(spec: EnvironmentSpec) -> dict[str, Any]:
         "observation": _described(spec.observation_type),
         "state": _described(spec.state_type),
     }
-
-
-def read_sources(spec: EnvironmentSpec) -> None:
-    """Read what `environment_schema` will need, where the event loop may not block."""
-    # Whoever asks for such a schema is told; others may never ask.
-    with contextlib.suppress(TypeError):
-        environment_schema(spec)
 
 
 def _described(root: object) -> dict[str, Any]:

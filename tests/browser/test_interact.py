@@ -41,7 +41,7 @@ async def test_an_episode_of_the_echo_environment(page: Page, pane_url: str) -> 
 async def test_a_gymnasium_episode_to_its_end(page: Page, pane_url: str) -> None:
     """The end of an episode shows, and reset begins the next."""
     view = await InteractPage(page, pane_url).open("CartPole-v1")
-    await view.field("action").fill("1")
+    await view.field("action").get_by_label("1").check()
     await view.reset(seed=0)
     done = view.actions.get_by_text("done", exact=True)
     for _ in range(60):

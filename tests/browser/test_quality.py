@@ -102,7 +102,7 @@ async def test_interact_looks(
         await expect(view.state).to_contain_text("interpreter")
         await camera.take("interact-coding")
         await view.page.get_by_label("Environment").select_option("CartPole-v1")
-        await view.field("action").fill("1")
+        await view.field("action").get_by_label("1").check()
         await view.reset(seed=0)
         for _ in range(8):
             await view.step()

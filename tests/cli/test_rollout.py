@@ -68,6 +68,18 @@ def test_cartpole_goes_to_disk_and_can_be_replayed(
     assert report["differing"] == 0
 
 
+def test_a_run_can_be_watched_in_the_debug_pane(tmp_path: Path) -> None:
+    """Its address is told when the run begins, and how to look at it when it ended."""
+    run = str(tmp_path / "run")
+    done = run_command("rollout", "echo_env", "--max-steps", "3", "--out", run, "--web")
+    assert re.search(r"debug pane while it runs: http://\S+/web/", done.stderr)
+    assert f"show {run}" in done.stderr
+    refused = run_command(
+        "rollout", "ws://localhost:1", "--out", f"{run}-2", "--web", status=2
+    )
+    assert "got 'ws://localhost:1'" in refused.stderr
+
+
 # Going on
 
 

@@ -94,6 +94,18 @@ def test_the_debug_pane_is_served_where_it_is_said(folder: Path) -> None:
             assert b"<html" in page.read()
 
 
+def test_the_debug_pane_of_a_unix_socket_has_a_port(folder: Path) -> None:
+    """Browsers cannot open the socket, which clients use all the same."""
+    path = folder / "s"
+    arguments = ("--uds", str(path), "--web", "--port", "0")
+    with running(serve_arguments(*arguments), folder) as server:
+        assert _address(server) == f"ws+unix://{path}"
+        address = server.line("debug pane at ").removeprefix("debug pane at ").strip()
+        assert _step(f"ws+unix://{path}") == 1
+        with urllib.request.urlopen(address) as page:
+            assert b"<html" in page.read()
+
+
 def test_a_unix_socket_is_private_and_goes_with_the_server(folder: Path) -> None:
     """Only its owner may connect, and SIGTERM removes it."""
     path = folder / "s"

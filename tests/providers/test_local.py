@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 
 from echo_env import EchoAction, EchoEnv
@@ -184,6 +185,28 @@ async def test_a_provider_starts_as_many_as_are_asked_for(folder: Path) -> None:
     third = await provider.start()
     await third.stop()
     assert await _left_async(folder) == []
+
+
+async def test_a_server_with_a_debug_pane_says_where(folder: Path) -> None:
+    """Each has a port of its own on loopback; without asking there is none."""
+    provider = LocalProvider("echo_env", web=True)
+    try:
+        one, other = [await provider.start() for _ in range(2)]
+        assert one.pane_url is not None
+        assert one.pane_url != other.pane_url
+        async with httpx.AsyncClient() as client:
+            page = await client.get(one.pane_url)
+        assert "<html" in page.text
+    finally:
+        await provider.stop()
+    assert (await _started_and_stopped()).pane_url is None
+
+
+async def _started_and_stopped() -> LocalServer:
+    provider = LocalProvider("echo_env")
+    server = await provider.start()
+    await provider.stop()
+    return server
 
 
 async def test_a_killed_server_loses_its_sessions_at_once(folder: Path) -> None:

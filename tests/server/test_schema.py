@@ -10,7 +10,7 @@ import pytest
 
 from openenv_async import Action, Environment, Observation, State
 from openenv_async.environment import EnvironmentSpec
-from openenv_async.server.schema import environment_schema, read_sources
+from openenv_async.server.schema import environment_schema
 
 
 class Point(msgspec.Struct):
@@ -101,11 +101,3 @@ def test_types_without_a_source_are_left_as_they_are() -> None:
     spec = dataclasses.replace(spec, action_type=made)
     properties = environment_schema(spec)["action"]["$defs"]["Made"]["properties"]
     assert properties["size"] == {"type": "integer"}
-
-
-def test_sources_of_what_has_no_schema_are_no_error() -> None:
-    """Only whoever asks for the schema is told."""
-    spec = dataclasses.replace(EnvironmentSpec.of(Forest), state_type=object())
-    read_sources(spec)
-    with pytest.raises(TypeError):
-        environment_schema(spec)

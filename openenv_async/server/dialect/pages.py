@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from ...environment import EnvironmentSpec
+from ..readme import readme_of
 from ..schema import environment_schema
 from .hall import Hall
 
@@ -24,7 +25,7 @@ def dialect_metadata(spec: EnvironmentSpec) -> dict[str, Any]:
     return {
         "name": told.name,
         "description": told.description,
-        "readme_content": told.readme or None,
+        "readme_content": readme_of(spec) or None,
         "version": told.version or _VERSION,
         "author": told.author or None,
         "documentation_url": told.documentation_url or None,

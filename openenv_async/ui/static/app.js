@@ -274,6 +274,8 @@ export class App {
     theme.hidden = at("help").hidden = false;
     document.addEventListener("keydown", (event) => this.#key(event));
     window.addEventListener("pagehide", () => this.connection.close({ abandon: true }));
+    // a page that the browser kept, and shows again as it was
+    window.addEventListener("pageshow", ({ persisted }) => persisted && this.pane.mode === "live" && this.connection.connect());
   }
 
   /** @param {KeyboardEvent} event */

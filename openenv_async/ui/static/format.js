@@ -32,6 +32,7 @@ export function duration(ns) {
 /** @param {number | null | undefined} value seconds, up to days */
 export function seconds(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value < 1e-3) return "0 s";
   if (value < 60) return value < 10 ? scaled(value * 1e9, NANOSECONDS) : `${Math.floor(value)} s`;
   const whole = Math.floor(value);
   const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
