@@ -65,6 +65,13 @@ def rollout(
     concurrency: Annotated[
         int, typer.Option("--concurrency", "-c", min=1, help="Episodes at a time.")
     ] = 16,
+    sockets: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Connections to each server, if not as many as suit the sessions.",
+        ),
+    ] = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Observations of one call of a batch policy.")
     ] = 64,
@@ -222,6 +229,7 @@ def rollout(
             recovery_timeout=recovery_timeout,
         ),
         replicas=replicas,
+        sockets=sockets,
         episode_format=episode_format,
         resume=resume,
         retry_failed=retry_failed,

@@ -31,6 +31,7 @@ class Connection:
         limits: What this side accepts.
         wake: Called when something may begin to wait in the outbox.
         outbox: What messages wait in; by default one that makes frames and chunks.
+        wake_later: Called instead of `wake` for what may wait a moment for more.
     """
 
     def __init__(
@@ -39,13 +40,15 @@ class Connection:
         limits: m.Limits | None,
         wake: Callable[[], None] | None,
         outbox: Outbox | None = None,
+        wake_later: Callable[[], None] | None = None,
     ) -> None:
         self.codec = codec
         self.limits = limits or m.Limits()
         self.phase = Phase.GREETING
         self.close_code: int | None = None
         """The WebSocket close code to end with, once the outbox is empty."""
-        self._outbox = Outbox(codec, wake) if outbox is None else outbox
+        # Not `or`: an empty one is false.
+        self._outbox = Outbox(codec, wake, wake_later) if outbox is None else outbox
         self.small: Final = self._outbox.small
         self.wake: Final = self._outbox.wake
         self.send: Final[Callable[[bytes], None]] = self._outbox.append

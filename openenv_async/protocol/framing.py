@@ -31,6 +31,8 @@ _OPEN_STREAMS: Final = 1024
 _INTERLEAVED: Final = 16
 """Chunked messages that we interleave: enough for all to move, few enough that the
 first ones end soon."""
+_MOST_HELD: Final = 64
+"""Held messages that wait no longer."""
 _TEXT: Final = 200
 """Characters of a decoder's complaint that are worth sending back."""
 
@@ -53,14 +55,23 @@ class _Stream:
 class Outbox:
     """Encoded messages that wait to be sent, oldest first.
 
-    `wake` is called when something may begin to wait. Messages above the chunk size
+    `wake` is called when something may begin to wait, `wake_later` when it may do so
+    for a moment. Messages above the chunk size
     leave in chunks, one chunk a frame in rotation, so that small messages of other
     sessions overtake them (section 2.3).
     """
 
-    def __init__(self, codec: Codec, wake: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        wake: Callable[[], None] | None = None,
+        wake_later: Callable[[], None] | None = None,
+    ) -> None:
         self.codec = codec
         self.wake = wake or _nothing
+        self._wake_later = wake_later or self.wake
+        self._held: list[bytes] = []
+        """Small messages that wait for others, or a little while."""
         self.small: Final[list[bytes]] = []
         """Messages that go out whole. Whoever knows that a message is small may append
         it here, after waking if the list is empty: what `append` does, without a call.
@@ -96,10 +107,38 @@ class Outbox:
 
     def append_behind(self, data: bytes) -> None:
         """Queue a small message that overtakes nothing that waits now."""
+        self.release()
         if self._streams:
             self._behind.append((self._next_stream - 1, data))
         else:
             self.append(data)
+
+    def hold(self, data: bytes) -> None:
+        """Queue an encoded message that may wait a little for others.
+
+        It leaves with the next frame, whatever that is made for, and behind what is
+        queued until then, unless `release` comes first.
+
+        Raises:
+            LocalProtocolError: It is larger than the peer accepts (`too_large`).
+        """
+        held = self._held
+        if len(data) > self._whole:
+            self.append(data)
+            return
+        held.append(data)
+        if len(held) == 1:
+            self._wake_later()
+        elif len(held) == _MOST_HELD:
+            self.wake()
+
+    def release(self) -> None:
+        """Let what was held go before what is queued from now on."""
+        if self._held:
+            if not self.small:
+                self.wake()
+            self.small.extend(self._held)
+            self._held.clear()
 
     def takes_whole(self, size: int) -> bool:
         """Whether messages of a size go out whole."""
@@ -130,18 +169,21 @@ class Outbox:
         self._next_stream += 1
 
     def __len__(self) -> int:
-        return len(self.small) + len(self._streams)
+        return len(self.small) + len(self._streams) + len(self._held)
 
     @property
     def size(self) -> int:
         """Bytes that wait, without framing."""
-        return sum(map(len, self.small)) + sum(
+        return sum(map(len, (*self._held, *self.small))) + sum(
             len(stream.data) - stream.offset for stream in self._streams
         )
 
     def frame(self) -> bytes | None:
         """Take the next frame, or None if nothing waits."""
         small = self.small
+        if self._held:
+            small.extend(self._held)
+            self._held.clear()
         if not self._streams:
             if not small:
                 return None

@@ -58,6 +58,8 @@ class ServerProtocol(Connection):
         authorize: Whether `hello` with this token may go on; the default lets all.
         wake: Called when something begins to wait in the outbox.
         outbox: What messages wait in, if not in frames for a socket.
+        wake_later: Called instead of `wake` for a watcher's events, which may wait a
+            moment for more of them.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class ServerProtocol(Connection):
         authorize: Callable[[str | None], bool] = _always,
         wake: Callable[[], None] | None = None,
         outbox: Outbox | None = None,
+        wake_later: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(codec, limits, wake, outbox)
+        super().__init__(codec, limits, wake, outbox, wake_later)
         self.table = table
         self.peer = ""
         """What the client calls itself."""
@@ -317,7 +320,11 @@ class ServerProtocol(Connection):
         )
 
     def say(self, message: m.ClientMessage | m.ServerMessage) -> None:
-        """Queue a message; one that is larger than the client accepts is replaced."""
+        """Queue a message; one that is larger than the client accepts is replaced.
+
+        It overtakes no event, such as of an earlier subscription of the same number.
+        """
+        self._outbox.release()
         try:
             super().say(message)
         except LocalProtocolError as error:
@@ -458,7 +465,8 @@ class ServerProtocol(Connection):
                 )
             )
             # The last one overtakes none that is still on its way in chunks.
-            (self._outbox.append_behind if kind == "ended" else self.send)(event)
+            outbox = self._outbox
+            (outbox.append_behind if kind == "ended" else outbox.hold)(event)
         except (LocalProtocolError, *UNENCODABLE):
             # Larger than this watcher accepts, or nothing that its encoding has: it
             # will learn that one is missing.

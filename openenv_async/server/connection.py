@@ -45,6 +45,8 @@ CODECS: Final = {m.MSGPACK.subprotocol: m.MSGPACK, m.JSON.subprotocol: m.JSON}
 DIRECT: Final = "openenv_async.direct"
 """ASGI extension of our own server: a `DirectSocket`."""
 
+_EVENT_DELAY: Final = 0.025
+"""Seconds that a watcher's events wait for more of them."""
 _BACKLOG: Final = 64
 """Received frames that may wait; then the socket is not read any more."""
 
@@ -95,7 +97,12 @@ class _Link(ABC):
     ) -> None:
         self._core = core
         self.protocol: Machine = (
-            core.connect(codec, authorized=authorized, wake=self._wake)
+            core.connect(
+                codec,
+                authorized=authorized,
+                wake=self._wake,
+                wake_later=self._wake_later,
+            )
             if connect is None
             else connect(self._wake)
         )
@@ -113,6 +120,17 @@ class _Link(ABC):
     def _wake(self) -> None:
         """Something waits: it is sent once this turn's work is done."""
         self._core.mark(self)  # type: ignore[arg-type]  # subclasses have `abort`, too
+
+    def _wake_later(self) -> None:
+        """Something waits that need not be sent in this turn.
+
+        A frame for each event would cost the watched session a system call a step.
+        """
+        asyncio.get_running_loop().call_later(_EVENT_DELAY, self._wake_late)
+
+    def _wake_late(self) -> None:
+        if self in self._core.links:
+            self._wake()
 
     # Receiving
 

@@ -202,7 +202,12 @@ class ServerCore:
         return self._token is not None
 
     def connect(
-        self, codec: m.Codec, *, authorized: bool, wake: Callable[[], None]
+        self,
+        codec: m.Codec,
+        *,
+        authorized: bool,
+        wake: Callable[[], None],
+        wake_later: Callable[[], None] | None = None,
     ) -> ServerProtocol:
         """Make the protocol machine of a new connection."""
         return ServerProtocol(
@@ -213,6 +218,7 @@ class ServerCore:
             limits=self.limits,
             authorize=(lambda _token: True) if authorized else self.authorize,
             wake=wake,
+            wake_later=wake_later,
         )
 
     def add(self, link: Link) -> None:

@@ -431,3 +431,55 @@ def _survives(codec: m.Codec, data: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):
         messages = inbox(codec).messages(data)
         assert all(isinstance(message, msgspec.Struct) for message in messages)
+
+
+# Holding
+
+
+def _listened() -> tuple[Outbox, list[str]]:
+    woken: list[str] = []
+    outbox = Outbox(m.JSON, lambda: woken.append("now"), lambda: woken.append("later"))
+    return outbox, woken
+
+
+def test_held_messages_leave_together() -> None:
+    """The first asks for a frame in a moment; what comes until then goes with it."""
+    outbox, woken = _listened()
+    outbox.hold(b"1")
+    outbox.hold(b"2")
+    assert woken == ["later"]
+    assert (len(outbox), outbox.size) == (2, 2)
+    assert outbox.frame() == b"[1,2]"
+    assert outbox.frame() is None
+    outbox.hold(b"3")
+    assert woken == ["later", "later"]
+
+
+def test_many_held_messages_wait_no_longer() -> None:
+    """A burst leaves at once, in pieces, without waiting for the moment."""
+    outbox, woken = _listened()
+    for number in range(100):
+        outbox.hold(b"%d" % number)
+    assert woken == ["later", "now"]
+    assert outbox.frame() == b"[" + b",".join(b"%d" % n for n in range(100)) + b"]"
+
+
+def test_held_messages_go_with_the_next_frame() -> None:
+    """What makes a frame takes them along; `release` puts them in front of it."""
+    outbox, woken = _listened()
+    outbox.hold(b"1")
+    outbox.append(b"2")
+    assert outbox.frame() == b"[2,1]"
+    outbox.hold(b"3")
+    outbox.release()
+    outbox.append_behind(b"4")
+    assert outbox.frame() == b"[3,4]"
+    assert woken == ["later", "now", "later", "now"]
+
+
+def test_a_large_message_is_not_held() -> None:
+    """It leaves in chunks, as any other does."""
+    outbox, woken = _listened()
+    outbox.hold(b'"%s"' % (b"x" * 300_000))
+    assert woken == ["now"]
+    assert (outbox.frame() or b"").startswith(b'[["chunk",1,false,')

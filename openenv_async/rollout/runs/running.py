@@ -63,6 +63,8 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
     """How; `concurrency` is the number of sessions."""
     replicas: int = 1
     """Servers to start."""
+    sockets: int | None = None
+    """Connections to each server; None takes as many as suit the sessions."""
     episode_format: EpisodeFormat = "jsonl"
     resume: bool = False
     retry_failed: bool = False
@@ -214,6 +216,7 @@ async def _open_batch(
             place = {"provider": await stack.enter_async_context(fleet)}
     batch = GenericEnv.batch(
         size=size,
+        sockets=plan.sockets,
         environment=plan.environment,
         token=plan.token,
         owner="rollout",

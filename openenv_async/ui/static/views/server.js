@@ -2,9 +2,8 @@
 import { Chart } from "../charts.js";
 import { h, put } from "../dom.js";
 import { bytes, duration, number, plural, seconds } from "../format.js";
-import { renderCode } from "../render/code.js";
 import { renderMarkdown } from "../render/markdown.js";
-import { line } from "../render/text.js";
+import { line, renderCode } from "../render/text.js";
 import { renderTree } from "../render/tree.js";
 import { clientSnippet } from "../snippets.js";
 
