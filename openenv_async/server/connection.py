@@ -129,7 +129,7 @@ class _Link(ABC):
         asyncio.get_running_loop().call_later(_EVENT_DELAY, self._wake_late)
 
     def _wake_late(self) -> None:
-        if self in self._core.links:
+        if self in self._core.links:  # pyright: ignore[reportUnnecessaryContains]  # a subclass is a link
             self._wake()
 
     # Receiving

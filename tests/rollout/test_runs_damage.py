@@ -75,7 +75,9 @@ def test_one_damaged_byte_is_told_and_nothing_is_cut_off(
     assert (tmp_path / _FIRST).read_bytes() == damaged
 
 
-@pytest.mark.parametrize("tail", [os.urandom(100), b"{}\n", b"\0" * 100 + b"x"])
+@pytest.mark.parametrize(
+    "tail", [pytest.param(os.urandom(100), id="noise"), b"{}\n", b"\0" * 100 + b"x"]
+)
 def test_noise_behind_the_last_frame_is_damage(tmp_path: Path, tail: bytes) -> None:
     """What no interrupted write leaves was put there by something else."""
     _write(tmp_path)
