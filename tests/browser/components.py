@@ -33,7 +33,7 @@ async () => {
   main.append(Object.assign(document.createElement("h1"), { textContent: "Lab" }), box);
   document.body.replaceChildren(main);
   const names = ["form/schema-form", "form/controls", "render/observation",
-    "render/tree", "render/markdown", "render/diff", "render/code", "render/values"];
+    "render/tree", "render/markdown", "render/diff", "render/text", "render/values"];
   const url = (name) => new URL(`${name}.js`, document.baseURI).href;
   const modules = await Promise.all(names.map((name) => import(url(name))));
   window.lab = Object.assign({}, ...modules);

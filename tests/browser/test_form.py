@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(30)
 class Move(Struct, tag="move", forbid_unknown_fields=True):
     """Go somewhere."""
 
-    x: Annotated[int, Meta(ge=0, le=5, description="how far to the right")]
+    x: Annotated[int, Meta(ge=0, le=99, description="how far to the right")]
     y: int | None = None
 
 
@@ -151,8 +151,6 @@ async def test_integers_keep_all_their_digits(lab: Lab) -> None:
     await lab.form(_schema(n={"type": "integer", "maximum": 2**64}))
     await lab.field("n").fill("9007199254740993")
     assert await lab.text() == '{"n":9007199254740993}'
-    await lab.field("n").press("ArrowUp")
-    assert await lab.text() == '{"n":9007199254740994}'
     await lab.field("n").fill("99999999999999999999")
     assert "expected at most" in (await lab.check())["n"]
 
@@ -167,11 +165,10 @@ _WRONG: list[tuple[dict[str, object], str, str]] = [
     ({"type": "string", "minLength": 2}, "é", "expected at least 2 characters"),
     ({"type": "string", "maxLength": 1}, "ab", "expected at most 1 character, got 2"),
     ({"type": "string", "pattern": "^a+$"}, "b", "expected text that matches"),
-    ({"type": "string", "format": "uuid"}, "12", "expected a uuid such as"),
-    ({"type": "string", "format": "date"}, "tomorrow", "expected a date such as"),
-    ({"type": "object"}, "[]", "expected an object, got array"),
     ({}, "{", "expected JSON"),
-    ({"type": "string", "contentEncoding": "base64", "minLength": 2}, "a", "2"),
+    ({"type": "string", "contentEncoding": "base64"}, "a", "expected base64"),
+    # Its lengths are those of the base64, as msgspec writes them.
+    ({"type": "string", "contentEncoding": "base64", "minLength": 4}, "", "4"),
 ]
 
 
@@ -189,6 +186,56 @@ async def test_constraints_are_checked_at_the_field(lab: Lab) -> None:
         await field.press("End")
         await field.press("1")
         await expect(field).to_have_attribute("aria-invalid", "false")
+
+
+async def test_few_integers_are_buttons(lab: Lab) -> None:
+    """An integer with at most eight values is chosen, by mouse or by arrow keys."""
+    few = {"type": "integer", "minimum": 0, "maximum": 1}
+    await lab.form(_schema(action=few))
+    action = lab.page.get_by_role("radiogroup", name="action", exact=True)
+    assert await action.get_by_role("radio").count() == 2
+    assert await lab.value() == {"action": 0}
+    await action.get_by_label("1", exact=True).click()
+    assert await lab.value() == {"action": 1}
+    await lab.page.keyboard.press("ArrowLeft")
+    assert await lab.value() == {"action": 0}
+    before = await lab.submitted()
+    await lab.page.keyboard.press("Enter")
+    assert await lab.submitted() == before + 1
+    await lab.fill({"action": 1})
+    assert await lab.value() == {"action": 1}
+
+
+_INTEGERS: list[tuple[dict[str, object], list[str]]] = [
+    ({"minimum": -1, "maximum": 1}, ["-1", "0", "1"]),
+    ({"minimum": 3, "maximum": 10}, [str(n) for n in range(3, 11)]),
+    ({"minimum": 0, "maximum": 7, "multipleOf": 3}, ["0", "3", "6"]),
+    ({"minimum": 0, "maximum": 8}, []),
+    ({"minimum": 0}, []),
+    ({"minimum": 5, "maximum": 4}, []),
+]
+
+
+async def test_many_integers_are_typed(lab: Lab) -> None:
+    """Nine values or no bounds make an input; other constraints leave values out."""
+    for bounds, offered in _INTEGERS:
+        await lab.form(_schema(it={"type": "integer", **bounds}))
+        labels = await lab.page.locator(".choices label").all_inner_texts()
+        assert labels == offered, bounds
+        typed = await lab.page.locator("schema-form input.input").count()
+        assert typed == (0 if offered else 1), bounds
+
+
+async def test_short_choices_are_buttons(lab: Lab) -> None:
+    """A few short values are buttons, many or long ones a list."""
+    for values, buttons in (
+        (["translate", "rotate left", "scale evenly", "shear around"], True),
+        (list("abcdefghi"), False),
+        (["x" * 50, "y" * 50], False),
+    ):
+        await lab.form(_schema(it={"enum": values}))
+        assert await lab.page.get_by_role("radio").count() == buttons * len(values)
+        assert await lab.page.get_by_role("combobox").count() == (not buttons)
 
 
 async def test_a_field_is_checked_when_it_is_left(lab: Lab) -> None:
@@ -241,6 +288,40 @@ async def test_hints_ask_for_many_lines(lab: Lab) -> None:
         assert (rows > 1) is many, (name, hint)
 
 
+async def _height(lab: Lab, name: str) -> float:
+    box = await lab.field(name).bounding_box()
+    assert box is not None
+    return box["height"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_areas_grow_with_their_text(lab: Lab, width: int) -> None:
+    """Three rows at first, as many as the text has then, and sixteen at most."""
+    await lab.page.set_viewport_size({"width": width, "height": 800})
+    await lab.form(_schema(code={"type": "string"}, message={"type": "string"}))
+    row, frame = 20, 12
+    assert await _height(lab, "code") == 3 * row + frame
+    assert await _height(lab, "message") == row + frame
+    await lab.field("code").fill("x\n" * 9)
+    assert await _height(lab, "code") == 10 * row + frame
+    await lab.field("code").fill("x\n" * 40)
+    assert await _height(lab, "code") == 16 * row + frame
+    await lab.page.set_viewport_size({"width": 1280, "height": 800})
+
+
+async def test_code_has_a_fixed_width_and_lets_tab_pass(lab: Lab) -> None:
+    """Code is set in a fixed width; the tab key goes on, as everywhere."""
+    await lab.form(_schema(code={"type": "string"}, prompt={"type": "string"}))
+    for name, mono in (("code", True), ("prompt", False)):
+        family = await lab.field(name).evaluate(
+            "(it) => getComputedStyle(it).fontFamily"
+        )
+        assert ("monospace" in family) is mono, name
+    await lab.field("code").press("Tab")
+    await expect(lab.field("prompt")).to_be_focused()
+    assert await lab.value() == {"code": "", "prompt": ""}
+
+
 async def test_null_and_nothing_are_chosen(lab: Lab) -> None:
     """An optional value is left out, null, or there, by an explicit choice."""
     await lab.form(_SCHEMA)
@@ -269,18 +350,42 @@ async def test_lists_and_maps_grow_and_shrink(lab: Lab) -> None:
     add = numbers.get_by_role("button", name="Add item")
     for item in (1, 2, 3):
         await add.press("Enter")
-        await numbers.get_by_label(f"item {item}").fill(str(item * 10))
+        await numbers.get_by_label(f"item {item}", exact=True).fill(str(item * 10))
     await expect(add).to_be_disabled()
-    await numbers.get_by_role("button", name="Remove").nth(1).press("Enter")
+    await numbers.get_by_role("button", name="Remove: item 2").press("Enter")
     assert (await lab.value())["numbers"] == [10, 30]
     scores = lab.page.get_by_role("group", name="scores")
     await scores.get_by_role("button", name="Add entry").press("Enter")
     await lab.page.keyboard.type("__proto__")
-    await scores.get_by_label("value").fill("2.5")
+    await scores.get_by_label("value", exact=True).fill("2.5")
     assert '"scores":{"__proto__":2.5}' in await lab.text()
     await scores.get_by_role("button", name="Add entry").press("Enter")
     await lab.page.keyboard.type("__proto__")
     assert "expected each key once" in (await lab.check())["scores"]
+
+
+async def test_items_are_moved(lab: Lab) -> None:
+    """Buttons move items up and down; the focus goes along, and ends where it must."""
+    await lab.form(_SCHEMA)
+    await lab.page.evaluate("(value) => { form.value = value }", {"numbers": [1, 2, 3]})
+    numbers = lab.page.get_by_role("group", name="numbers")
+    await numbers.get_by_role("button", name="Move up: item 3").press("Enter")
+    assert (await lab.value())["numbers"] == [1, 3, 2]
+    moved = numbers.get_by_role("button", name="Move up: item 2")
+    await expect(moved).to_be_focused()
+    await lab.page.keyboard.press("Enter")
+    assert (await lab.value())["numbers"] == [3, 1, 2]
+    # There is no further up, so the other button has the focus.
+    await expect(
+        numbers.get_by_role("button", name="Move down: item 1")
+    ).to_be_focused()
+    await expect(numbers.get_by_role("button", name="Move up: item 1")).to_be_disabled()
+    await lab.page.keyboard.press("Enter")
+    assert (await lab.value())["numbers"] == [1, 3, 2]
+    await expect(numbers.get_by_label("item 2", exact=True)).to_have_value("3")
+    await numbers.get_by_role("button", name="Remove: item 1").click()
+    assert (await lab.value())["numbers"] == [3, 2]
+    await expect(numbers.get_by_role("button", name="Move up: item 1")).to_be_disabled()
 
 
 async def test_unions_are_chosen_by_their_tag(lab: Lab) -> None:
@@ -309,17 +414,34 @@ async def test_arrays_are_written_as_nested_lists(lab: Lab) -> None:
     assert await lab.check() == {"": "expected lists of equal length"}
 
 
-async def test_bytes_are_text_or_base64(lab: Lab) -> None:
-    """Bytes can be typed either way, and change with the choice."""
+async def test_arrays_of_every_type_are_packed(lab: Lab) -> None:
+    """Any dtype and byte order comes back as it was, and edited numbers are packed."""
+    await lab.form(msgspec.json.schema(Array))
+    values = lab.page.get_by_label("values")
+    for dtype in (">i2", "|b1", "|i1", "<u4", "<i8", ">u8", "<f4", ">f8"):
+        array = np.array([[0, 1], [1, 1]], dtype)
+        await lab.fill(msgspec.to_builtins(Array.of(array)))
+        await expect(values).to_have_value("[[0, 1],\n [1, 1]]")
+        await values.fill("[[1, 0], [0, 1]]")
+        packed = msgspec.json.decode(await lab.text(), type=Array)
+        assert packed.dtype == dtype
+        assert packed.numpy().tolist() == [[1, 0], [0, 1]]
+    large = 2**63 + 1
+    await lab.fill(msgspec.to_builtins(Array.of(np.zeros(1, "<u8"))))
+    await values.fill(f"[{large}]")
+    packed = msgspec.json.decode(await lab.text(), type=Array)
+    assert packed.numpy().tolist() == [large]
+    for wrong in ("[1.5]", "[-1]", f"[{2**64}]"):
+        await values.fill(wrong)
+        assert "expected values of <u8, got" in (await lab.check())[""]
+
+
+async def test_bytes_are_base64(lab: Lab) -> None:
+    """Bytes are written in base64, which may be pasted with line ends."""
     await lab.form(_schema(it={"type": "string", "contentEncoding": "base64"}))
-    await lab.field("it").fill("héllo")
-    assert base64.b64decode((await lab.value())["it"]).decode() == "héllo"
-    await lab.page.get_by_label("written as").select_option("base64")
-    await expect(lab.field("it")).to_have_value(
-        base64.b64encode("héllo".encode()).decode()
-    )
-    await lab.field("it").fill("/w==")
-    assert await lab.value() == {"it": "/w=="}
+    await lab.field("it").fill(base64.encodebytes(bytes(60)).decode())
+    assert base64.b64decode((await lab.value())["it"], validate=True) == bytes(60)
+    assert await lab.check() == {}
 
 
 async def test_the_whole_can_be_edited_as_json(lab: Lab) -> None:
@@ -341,7 +463,7 @@ async def test_errors_of_the_server_go_to_their_field(lab: Lab) -> None:
     """What msgspec says about a value is shown at the field that it names."""
     await lab.form(_SCHEMA)
     faulty = {
-        "act": {"type": "move", "x": 9},
+        "act": {"type": "move", "x": 999},
         "message": "",
         "numbers": [1, 2],
         "scores": {"a": 1},
@@ -428,7 +550,7 @@ async def test_forms_of_served_environments(lab: Lab) -> None:
     await lab.field("message").fill("hi")
     assert await lab.value() == {"message": "hi"}
     await lab.form(actions["CartPole-v1"])
-    await lab.field("action").fill("1")
+    await lab.page.get_by_role("radio", name="1").check()
     assert await lab.value() == {"action": 1}
     await lab.form(actions["coding_env"])
     await lab.field("code").fill("1 +\n1")

@@ -17,14 +17,11 @@
  * @property {(value: Json) => boolean} [fits] whether it can show a value; JSON does otherwise
  */
 import { h, put } from "../dom.js";
-import { box, span } from "../render/parts.js";
-import { equal, own, write } from "../render/values.js";
-import { line } from "../render/text.js";
-import { expectation } from "./checks.js";
-import { boolean, choice, json, number, text } from "./controls.js";
+import { box, line, span } from "../render/text.js";
+import { equal, own } from "../render/values.js";
+import { boolean, choice, json, number, tensor, text } from "./controls.js";
 import { list, map, struct, tuple, union } from "./groups.js";
-import { choices, dissect, help, kindOf } from "./schema.js";
-import { bytes, tensor } from "./tensor.js";
+import { choices, dissect, expectation, help, kindOf } from "./schema.js";
 
 /** Levels of fields; below them, JSON. */
 const DEEPEST = 12;
@@ -34,7 +31,7 @@ let made = 0;
 /** @type {Maker} */
 function build(schema, context) {
   /** @type {Record<string, Maker>} */
-  const makers = { struct, list, map, tuple, bytes, array: tensor, string: text, integer: number, number, boolean, json };
+  const makers = { struct, list, map, tuple, bytes: text, array: tensor, string: text, integer: number, number, boolean, json };
   if (context.depth > DEEPEST) return json({}, context);
   if (schema.variants) return union(schema, context);
   const values = choices(schema);
@@ -74,21 +71,24 @@ export class Field {
     this.element = this.group
       ? h("fieldset", { class: "field group" }, h("legend", {}, this.title), ...inside)
       : box("field", ...inside);
+    this.#listen();
+    this.set(undefined);
+  }
+
+  /** Tell what is wrong when the field is left, and no longer once it is edited. */
+  #listen() {
     const mine = (/** @type {Event} */ { target }) => target instanceof Element && target.closest(".field") === this.element;
     this.element.addEventListener("input", (event) => (this.group || mine(event)) && !this.error.hidden && this.fail(null));
     this.element.addEventListener("change", (event) => {
       if (mine(event) && event.target !== this.choice) this.fail(this.control?.check?.() ?? null);
     });
-    this.set(undefined);
   }
 
   /** @param {boolean} nullable */
   #choice(nullable) {
-    const absent = this.default === undefined ? "" : ` (${line(write(this.default), 24)})`;
-    const offered = [["absent", `not given${absent}`], ["null", "null"], ["value", "value"]];
-    const hidden = [this.required || (this.default ?? null) !== null ? "absent" : "", nullable ? "" : "null"];
-    if (this.default === undefined && !this.required) hidden[0] = "";
-    const options = offered.filter(([value]) => !hidden.includes(value)).map(([value, words]) => h("option", { value }, words));
+    const absent = !this.required && (this.default ?? null) === null && ["absent", `not given${this.default === null ? " (null)" : ""}`];
+    const offered = [absent, nullable && ["null", "null"], ["value", "value"]];
+    const options = offered.map((pair) => pair && h("option", { value: pair[0] }, pair[1]));
     const select = h("select", { class: "input small", "aria-label": `${this.name}: given or not` }, ...options);
     select.addEventListener("change", () => this.#mode(select.value));
     return select;
@@ -149,7 +149,7 @@ export class Field {
 
   /** @param {Path} path @returns {Problem[]} */
   problems(path) {
-    const message = this.mode === "value" ? this.control?.check?.() : null;
+    const message = this.mode === "value" && this.control?.check?.();
     const below = this.below.flatMap(([key, field]) => field.problems(this.control?.through ? path : [...path, key]));
     return message ? [{ path, message, field: this }, ...below] : below;
   }
@@ -167,10 +167,11 @@ export class Field {
     this.error.hidden = message === null;
     this.error.textContent = line(message ?? "", 500);
     const ids = [this.help?.id, message !== null && this.error.id].filter(Boolean).join(" ");
-    for (const target of this.group ? [this.element] : this.#inputs())
+    const inputs = this.#inputs();
+    for (const target of this.group ? [this.element] : inputs)
       if (ids) target.setAttribute("aria-describedby", ids);
       else target.removeAttribute("aria-describedby");
-    for (const input of this.#inputs()) input.setAttribute("aria-invalid", String(message !== null));
+    for (const input of inputs) input.ariaInvalid = String(message !== null);
   }
 
   clear() {

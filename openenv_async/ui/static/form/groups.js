@@ -4,63 +4,73 @@
  * @import {Json, Schema} from "../types.js"
  * @import {Context, Maker} from "./field.js"
  */
-import { h } from "../dom.js";
-import { box, button } from "../render/parts.js";
-import { line } from "../render/text.js";
-import { entries, equal, isObject, listOf, own, write } from "../render/values.js";
-import { countProblem, limit, stringProblem } from "./checks.js";
+import { h, put } from "../dom.js";
+import { box, button, line } from "../render/text.js";
+import { entries, isObject, listOf, own } from "../render/values.js";
 import { Field } from "./field.js";
-import { nameOf, suits, tags } from "./schema.js";
+import { countProblem, limit, nameOf, suits, tags } from "./schema.js";
 
 /** Rows that are fields; a value with more is edited as JSON. */
 const ROWS = 100;
 
+/** Fields below one another. @param {Field[]} fields */
+const together = (fields) => box("fields", ...fields.map((field) => field.element));
+
 /** @type {Maker} */
 export function struct(schema, context) {
-  const required = listOf(schema.required);
   const fixed = tags(schema);
   const fields = entries(schema.properties)
     .filter(([name]) => !Object.hasOwn(fixed, name))
-    .map(([name, property]) => new Field(name, property, context, { required: required.includes(name) }));
-  const others = isObject(schema.additionalProperties) ? map(schema, context) : null;
-  const known = [...Object.keys(fixed), ...fields.map((field) => field.name)];
-  const empty = !fields.length && !others && h("p", { class: "muted" }, "Takes no values.");
+    .map(([name, property]) => new Field(name, property, context, { required: listOf(schema.required).includes(name) }));
   return {
-    element: box("fields", empty, ...fields.map((field) => field.element), others?.element),
+    element: fields.length ? together(fields) : h("p", { class: "muted" }, "Takes no values."),
     get: () => {
       const given = fields.map((field) => [field.name, field.value]).filter(([, value]) => value !== undefined);
-      return Object.fromEntries([...Object.entries(fixed), ...given, ...Object.entries(others?.get() ?? {})]);
+      return Object.fromEntries([...Object.entries(fixed), ...given]);
     },
-    set: (value) => {
-      for (const field of fields) field.set(own(value, field.name));
-      others?.set(Object.fromEntries(entries(value).filter(([name]) => !known.includes(name))));
-    },
-    check: () => others?.check?.() ?? null,
-    fields: () => [...fields.map((field) => /** @type {[string, Field]} */ ([field.name, field])), ...(others?.fields?.() ?? [])],
+    set: (value) => fields.forEach((field) => field.set(own(value, field.name))),
+    fields: () => fields.map((field) => [field.name, field]),
   };
 }
 
 /**
- * Rows that can be added and taken away.
+ * Rows that can be added and taken away, and moved where they have no keys.
  *
  * @param {Json} items
  * @param {Context} context
  * @param {{most: number | null, keyed?: boolean}} options
  */
 function rows(items, context, { most, keyed = false }) {
-  /** @type {{field: Field, key: HTMLInputElement, element: HTMLElement}[]} */
+  /** @typedef {{field: Field, key: HTMLInputElement, element: HTMLElement, tools: HTMLButtonElement[]}} Row */
+  /** @type {Row[]} */
   const all = [];
   const inner = box("rows");
-  const add = button(keyed ? "Add entry" : "Add item", () => {
+  const what = keyed ? "entry" : "item";
+  const add = button(`Add ${what}`, () => {
     const { field, key } = append();
     (keyed ? key : field).focus();
   });
   const update = () => {
     add.disabled = all.length >= Math.min(most ?? ROWS, ROWS);
-    if (!keyed) all.forEach(({ field }, index) => (field.title.textContent = `item ${index + 1}`));
+    all.forEach(({ field, tools }, index) => {
+      if (!keyed) put(field.title, `item ${index + 1}`);
+      for (const tool of tools) tool.ariaLabel = `${tool.title}: ${what} ${index + 1}`;
+      tools[0].disabled = !index;
+      tools[1].disabled = index === all.length - 1;
+    });
     inner.dispatchEvent(new Event("input", { bubbles: true }));
   };
-  /** @param {Json} [value] @param {string} [name] */
+  /** @param {Row} row @param {number} by @param {number} tool */
+  const move = (row, by, tool) => {
+    const at = all.indexOf(row) + by;
+    all.splice(at - by, 1);
+    all.splice(at, 0, row);
+    inner.insertBefore(row.element, all[at + 1]?.element ?? null);
+    update();
+    // At an end, only the other direction is left.
+    row.tools[row.tools[tool].disabled ? 1 - tool : tool].focus();
+  };
+  /** @param {Json} [value] @param {string} [name] @returns {Row} */
   const append = (value, name = "") => {
     const remove = () => {
       all.splice(all.indexOf(row), 1);
@@ -68,10 +78,13 @@ function rows(items, context, { most, keyed = false }) {
       update();
       add.focus();
     };
-    const tool = button("×", remove, "Remove");
-    const field = new Field(keyed ? "value" : "item", items, context, { tool, bare: keyed });
+    const tools = [button("↑", () => move(row, -1, 0)), button("↓", () => move(row, 1, 1)), button("×", remove)];
+    ["Move up", "Move down", "Remove"].forEach((title, index) => (tools[index].title = title));
+    const tool = box("row-tools", ...tools.slice(keyed ? 2 : 0));
+    const field = new Field(keyed ? "value" : "item", items, context, keyed ? { bare: true } : { tool });
     const key = h("input", { class: "input mono", "aria-label": "Key", placeholder: "key", value: name });
-    const row = { field, key, element: keyed ? box("entry", key, field.element) : field.element };
+    /** @type {Row} */
+    const row = { field, key, tools, element: keyed ? box("entry", key, tool, field.element) : field.element };
     if (value !== undefined) field.set(value);
     all.push(row);
     inner.append(row.element);
@@ -85,21 +98,15 @@ function rows(items, context, { most, keyed = false }) {
 /** @type {Maker} */
 export function list(schema, context) {
   const items = rows(schema.items, context, { most: limit(schema, "maxItems") });
-  const values = () => items.all.map(({ field }) => field.value ?? null);
   for (let at = 0; at < Math.min(limit(schema, "minItems") ?? 0, ROWS); at += 1) items.append();
   return {
     element: items.element,
-    get: values,
+    get: () => items.all.map(({ field }) => field.value ?? null),
     set: (value) => {
       items.clear();
       for (const item of listOf(value)) items.append(item);
     },
-    check: () => {
-      const now = schema.uniqueItems ? values() : [];
-      const twice = now.find((item, index) => now.some((other, at) => at < index && equal(item, other)));
-      const same = twice === undefined ? null : `expected each item once, got ${write(twice, 80)} twice`;
-      return countProblem(items.all.length, schema, "Items") ?? same;
-    },
+    check: () => countProblem(items.all.length, schema, "Items"),
     fields: () => items.all.map(({ field }, index) => [index, field]),
     fits: (value) => Array.isArray(value) && value.length <= ROWS,
   };
@@ -108,7 +115,6 @@ export function list(schema, context) {
 /** @type {Maker} */
 export function map(schema, context) {
   const items = rows(schema.additionalProperties, context, { most: limit(schema, "maxProperties"), keyed: true });
-  const keys = () => items.all.map(({ key }) => key.value);
   return {
     element: items.element,
     get: () => Object.fromEntries(items.all.map(({ key, field }) => [key.value, field.value ?? null])),
@@ -117,11 +123,9 @@ export function map(schema, context) {
       for (const [key, item] of entries(value)) items.append(item, key);
     },
     check: () => {
-      const twice = keys().find((key, index) => keys().indexOf(key) !== index);
-      if (twice !== undefined) return `expected each key once, got ${JSON.stringify(twice)} twice`;
-      const keyed = isObject(schema.propertyNames) ? schema.propertyNames : {};
-      const wrong = keys().map((key) => stringProblem(key, keyed)).find(Boolean);
-      return wrong ? `key: ${wrong}` : countProblem(keys().length, schema, "Properties");
+      const keys = items.all.map(({ key }) => key.value);
+      const twice = keys.find((key, index) => keys.indexOf(key) !== index);
+      return twice === undefined ? countProblem(keys.length, schema, "Properties") : `expected each key once, got ${JSON.stringify(twice)} twice`;
     },
     fields: () => items.all.map(({ key, field }) => [key.value, field]),
     fits: (value) => isObject(value) && Object.keys(value).length <= ROWS,
@@ -134,7 +138,7 @@ export function tuple(schema, context) {
   const least = limit(schema, "minItems") ?? prefix.length;
   const fields = prefix.map((item, index) => new Field(`item ${index + 1}`, item, context, { required: index < least }));
   return {
-    element: box("fields", ...fields.map((field) => field.element)),
+    element: together(fields),
     get: () => {
       const last = fields.findLastIndex((field) => field.value !== undefined);
       // Defaults stand in for those before the last one that is given.
@@ -150,13 +154,13 @@ export function tuple(schema, context) {
 export function union(schema, context) {
   const variants = /** @type {Schema[]} */ (schema.variants);
   const names = variants.map((variant) => line(nameOf(variant, context.root), 60));
-  const chosen = h("select", { class: "input", "aria-label": "Type" }, ...names.map((name, value) => h("option", { value }, name)));
+  const chosen = h("select", { class: "input", "aria-label": "Type" }, ...names.map((name) => h("option", {}, name)));
   const body = box("variant");
   /** @type {Record<number, Field>} What was written before another type was chosen comes back with it. */
   const made = {};
   const at = () => Math.max(0, chosen.selectedIndex);
   const field = () => (made[at()] ??= new Field(names[at()], variants[at()], context, { bare: true }));
-  const show = () => body.replaceChildren(field().element);
+  const show = () => put(body, field().element);
   chosen.addEventListener("change", show);
   show();
   return {

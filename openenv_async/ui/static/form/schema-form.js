@@ -9,11 +9,24 @@
  * @typedef {{path: (string | number)[], message: string}} Problem
  */
 import { h, put } from "../dom.js";
-import { box, button } from "../render/parts.js";
+import { box, button } from "../render/text.js";
 import { json } from "./controls.js";
 import { Field } from "./field.js";
 
-export { fieldPath } from "./checks.js";
+/**
+ * Where a server's message says that something is wrong: `… - at `$.a[0].b``.
+ *
+ * A key of a map comes as `...`, because the server does not tell which.
+ *
+ * @param {string} text
+ * @returns {(string | number)[]}
+ */
+export function fieldPath(text) {
+  const place = /(?:^|`|\s)\$((?:\.[^.[\]`\s]+|\[(?:\d+|\.\.\.)\])*)`?\s*$/.exec(text)?.[1] ?? "";
+  const steps = [...place.matchAll(/\.([^.[\]]+)|\[(\d+|\.\.\.)\]/g)];
+  const field = /(?:missing required|unknown) field `([^`]+)`/.exec(text)?.slice(1) ?? [];
+  return [...steps.map(([, name, index]) => name ?? (index === "..." ? index : Number(index))), ...field];
+}
 
 export class SchemaForm extends HTMLElement {
   /** @type {Field | null} */

@@ -6,10 +6,8 @@
  * @typedef {{path: Path, before: Json | undefined, after: Json | undefined}} Change
  */
 import { h } from "../dom.js";
-import { box, span } from "./parts.js";
-import { decodeArray, isArray } from "./ndarray.js";
-import { renderNumbers, short } from "./pictures.js";
-import { counted, line, visible } from "./text.js";
+import { decodeArray, isArray, renderNumbers, short } from "./arrays.js";
+import { box, counted, line, span, visible } from "./text.js";
 import { equal, isObject, own, pathText, write } from "./values.js";
 
 const MOST = 200;
@@ -17,8 +15,8 @@ const MOST = 200;
 const STEPS = 200_000;
 /** Characters of a changed part, and of what stands before and after it. */
 const PART = 1000;
-const DEEPEST = 200;
 const AROUND = 40;
+const DEEPEST = 200;
 
 /**
  * How many items are the same at the start and, after that, at the end.
@@ -47,15 +45,11 @@ function parts({ path, before: a, after: b }) {
   if (Array.isArray(a) && Array.isArray(b)) {
     // Where one is longer, items came or went between what is the same.
     const { start, end } = a.length === b.length ? { start: 0, end: 0 } : common(a, b, equal);
-    const length = Math.max(a.length, b.length) - end - start;
-    return Array.from({ length }, (_, index) => {
-      const at = start + index;
-      return { path: [...path, at], before: at < a.length - end ? a[at] : undefined, after: at < b.length - end ? b[at] : undefined };
-    });
+    const [left, right] = [a, b].map((list) => list.slice(start, list.length - end));
+    return (left.length > right.length ? left : right).map((_, at) => ({ path: [...path, start + at], before: left[at], after: right[at] }));
   }
   if (!isObject(a) || !isObject(b) || isArray(a) || isArray(b)) return null;
-  const names = new Set([...Object.keys(a), ...Object.keys(b)]);
-  return [...names].map((name) => ({ path: [...path, name], before: own(a, name), after: own(b, name) }));
+  return Object.keys({ ...a, ...b }).map((name) => ({ path: [...path, name], before: own(a, name), after: own(b, name) }));
 }
 
 /** @param {Json} before @param {Json} after */
@@ -73,27 +67,22 @@ function compare(before, after) {
   return { changes, complete: true };
 }
 
-/** @param {"ins" | "del"} tag @param {string} text */
-function piece(tag, text) {
-  const more = text.length > PART ? `… ${counted(text.length)} characters` : "";
-  return text && h(tag, {}, visible(text.slice(0, PART)) + more);
-}
-
 /** @param {string} before @param {string} after */
 function texts(before, after) {
   const { start, end } = common(before, after, Object.is);
-  const lead = before.slice(0, start);
   const rest = before.slice(before.length - end);
-  return h(
-    "div",
-    { class: "diff-text" },
-    lead.length > AROUND && span("muted", `… ${counted(start)} characters, ${counted(lead.split("\n").length)} lines: `),
-    visible(lead.slice(-AROUND)),
-    piece("del", before.slice(start, before.length - end)),
-    piece("ins", after.slice(start, after.length - end)),
+  const piece = (/** @type {"ins" | "del"} */ tag, /** @type {string} */ text) => {
+    const part = text.slice(start, text.length - end);
+    return part && h(tag, {}, visible(part.slice(0, PART)), part.length > PART && `… ${counted(part.length)} characters`);
+  };
+  return [
+    start > AROUND && span("muted", `… ${counted(start)} characters, ${counted(before.slice(0, start).split("\n").length)} lines: `),
+    visible(before.slice(Math.max(0, start - AROUND), start)),
+    piece("del", before),
+    piece("ins", after),
     visible(rest.slice(0, AROUND)),
-    rest.length > AROUND && "…",
-  );
+    end > AROUND && "…",
+  ];
 }
 
 /** @param {Json | undefined} before @param {Json | undefined} after */
@@ -101,12 +90,12 @@ function arrays(before, after) {
   const [a, b] = [before, after].map((value) => (isArray(value) ? decodeArray(value) : ""));
   if (typeof a === "string" || typeof b === "string" || String(a.shape) !== String(b.shape)) return null;
   let [changed, largest] = [0, 0];
-  const values = Float64Array.from({ length: a.values.length }, (_, at) => {
-    const [left, right] = [Number(a.values[at]), Number(b.values[at])];
-    if (Object.is(left, right)) return 0;
+  const values = Float64Array.from(a.values, (left, at) => {
+    if (Object.is(left, b.values[at])) return 0;
+    const by = Number(b.values[at]) - Number(left);
     changed += 1;
-    largest = Math.max(largest, Math.abs(right - left) || 0);
-    return right - left;
+    largest = Math.max(largest, Math.abs(by) || 0);
+    return by;
   });
   const words = `${counted(changed)} of ${counted(a.size)} values changed, by ${short(largest)} at most`;
   return h("div", {}, h("p", { class: "muted" }, words), renderNumbers({ ...a, dtype: "change", values }));
@@ -118,13 +107,9 @@ function row({ path, before, after }) {
   const long = typeof before === "string" && typeof after === "string" && before.length + after.length > 60;
   /** @param {"ins" | "del"} tag @param {Json | undefined} value */
   const brief = (tag, value) => value !== undefined && h(tag, {}, line(write(value, 300), 300));
-  return h(
-    "li",
-    { class: "diff-row" },
-    span("mono", line(`${path.length > 12 ? "…" : ""}${pathText(path.slice(-12))}`)),
-    span(`badge ${tone}`, kind),
-    (long ? texts(before, after) : arrays(before, after)) ?? box("diff-text", brief("del", before), kind === "changed" && " → ", brief("ins", after)),
-  );
+  const both = long ? texts(before, after) : [brief("del", before), kind === "changed" && " → ", brief("ins", after)];
+  const place = `${path.length > 12 ? "…" : ""}${pathText(path.slice(-12))}`;
+  return h("li", { class: "diff-row" }, span("mono", line(place)), span(`badge ${tone}`, kind), arrays(before, after) ?? box("diff-text", ...both));
 }
 
 /**

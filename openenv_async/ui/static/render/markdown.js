@@ -1,8 +1,6 @@
 /** Markdown, a safe part of it: no markup, nothing loaded, links that say where they go. */
 import { h } from "../dom.js";
-import { box, scrolling } from "./parts.js";
-import { renderCode } from "./code.js";
-import { renderText, visible } from "./text.js";
+import { box, renderCode, renderText, table, visible } from "./text.js";
 
 const MOST = 200_000;
 const DEEPEST = 6;
@@ -22,16 +20,14 @@ function inline(text, depth = 0) {
   if (depth > DEEPEST) return [visible(text)];
   for (const found of text.matchAll(INLINE)) {
     const [whole, , code, image, label, target, , strong, , soft, bare, escaped] = found;
-    const before = text[found.index - 1] ?? "";
-    if (soft !== undefined && /\w/.test(before)) continue;
+    if (soft !== undefined && /\w/.test(text[found.index - 1] ?? "")) continue;
+    const inner = () => inline(strong ?? soft ?? label, depth + 1);
     pieces.push(visible(text.slice(at, found.index)));
     at = found.index + whole.length;
     if (code !== undefined) pieces.push(h("code", {}, visible(code)));
-    else if (target !== undefined) pieces.push(link(target, image ? [`image: ${visible(label)}`] : inline(label, depth + 1)));
-    else if (strong !== undefined) pieces.push(h("strong", {}, ...inline(strong, depth + 1)));
-    else if (soft !== undefined) pieces.push(h("em", {}, ...inline(soft, depth + 1)));
+    else if (target !== undefined) pieces.push(link(target, image ? [`image: ${visible(label)}`] : inner()));
     else if (bare !== undefined) pieces.push(link(bare, [visible(bare)]));
-    else pieces.push(escaped);
+    else pieces.push(escaped ?? h(soft === undefined ? "strong" : "em", {}, ...inner()));
   }
   return [...pieces, visible(text.slice(at))];
 }
@@ -48,21 +44,23 @@ function link(target, label) {
   return h("a", { href: target, rel: "noopener noreferrer", target: "_blank", title: target }, ...label);
 }
 
-/** @param {string} text */
-function cells(text) {
-  return text.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+/** @param {string} text @param {"td" | "th"} tag */
+function cells(text, tag) {
+  const parts = text.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/);
+  return parts.map((cell) => h(tag, {}, ...inline(cell.trim().replaceAll("\\|", "|"))));
 }
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+-]*)/;
 const BULLET = /^( *)([-*+]|\d{1,9}[.)]) +/;
+const HEADING = /^ {0,3}(#{1,6}) +(.*?)[ #]*$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 
 /**
  * @param {string[]} lines
- * @param {number} depth
+ * @param {number} [depth]
  * @returns {Node[]}
  */
-function blocks(lines, depth) {
+function blocks(lines, depth = 0) {
   /** @type {Node[]} */
   const made = [];
   let at = 0;
@@ -74,48 +72,34 @@ function blocks(lines, depth) {
   };
   while (at < lines.length) {
     const text = lines[at];
+    const next = lines[at + 1] ?? "";
     const fence = FENCE.exec(text);
-    const heading = /^ {0,3}(#{1,6}) +(.*?)[ #]*$/.exec(text);
-    const bullet = BULLET.exec(text);
-    if (!text.trim()) at += 1;
-    else if (fence) {
+    const heading = HEADING.exec(text);
+    if (fence) {
       at += 1;
-      const code = take((next) => !next.trim().startsWith(fence[1]));
-      at += 1;
+      const code = take((more) => !more.trim().startsWith(fence[1]));
       made.push(renderCode(code.join("\n"), fence[2]));
-    } else if (heading) {
       at += 1;
-      const level = /** @type {"h3"} */ (`h${Math.min(6, heading[1].length + 2)}`);
-      made.push(h(level, {}, ...inline(heading[2])));
-    } else if (RULE.test(text)) {
+    } else if (heading || RULE.test(text) || !text.trim()) {
       at += 1;
-      made.push(h("hr"));
+      const level = /** @type {"h3"} */ (`h${Math.min(6, (heading?.[1].length ?? 0) + 2)}`);
+      if (heading) made.push(h(level, {}, ...inline(heading[2])));
+      else if (text.trim()) made.push(h("hr"));
     } else if (text.startsWith(">") && depth < DEEPEST) {
-      const quoted = take((next) => next.startsWith(">")).map((next) => next.replace(/^> ?/, ""));
+      const quoted = take((more) => more.startsWith(">")).map((more) => more.replace(/^> ?/, ""));
       made.push(h("blockquote", {}, ...blocks(quoted, depth + 1)));
-    } else if (bullet && depth < DEEPEST) {
-      made.push(bullets(take((next) => BULLET.test(next) || /^\s+\S/.test(next)), depth));
-    } else if (text.includes("|") && /^[\s|:-]*-[\s|:-]*$/.test(lines[at + 1] ?? "") && lines[at + 1].includes("|")) {
-      const [head, , ...rows] = take((next) => next.includes("|"));
-      made.push(grid(head, rows));
+    } else if (BULLET.test(text) && depth < DEEPEST) {
+      made.push(bullets(take((more) => BULLET.test(more) || /^\s+\S/.test(more)), depth));
+    } else if (text.includes("|") && next.includes("|") && /^[\s|:-]*-[\s|:-]*$/.test(next)) {
+      const [head, , ...rows] = take((more) => more.includes("|"));
+      made.push(table(cells(head, "th"), h("tbody", {}, ...rows.map((row) => h("tr", {}, ...cells(row, "td"))))));
     } else {
       const from = at;
-      const rest = take((next) => at === from || (next.trim() && !FENCE.test(next) && !/^(#{1,6} |>)/.test(next) && !BULLET.test(next)));
+      const rest = take((more) => at === from || (more.trim() && !FENCE.test(more) && !/^(#{1,6} |>)/.test(more) && !BULLET.test(more)));
       made.push(h("p", {}, ...inline(rest.join("\n"))));
     }
   }
   return made;
-}
-
-/**
- * @param {string} head
- * @param {string[]} rows
- */
-function grid(head, rows) {
-  const body = rows.map((row) => h("tr", {}, ...cells(row).map((cell) => h("td", {}, ...inline(cell)))));
-  const top = h("tr", {}, ...cells(head).map((cell) => h("th", {}, ...inline(cell))));
-  const table = h("table", { class: "table" }, h("thead", {}, top), h("tbody", {}, ...body));
-  return scrolling("table", table);
 }
 
 /**
@@ -133,8 +117,8 @@ function bullets(lines, depth) {
   }
   const made = items.map((item) => {
     const nested = item.findIndex((text, index) => index && BULLET.test(text));
-    const own = item.slice(0, nested < 0 ? undefined : nested).join("\n");
-    return h("li", {}, ...inline(own), ...(nested < 0 ? [] : blocks(item.slice(nested), depth + 1)));
+    const own = nested < 0 ? item : item.slice(0, nested);
+    return h("li", {}, ...inline(own.join("\n")), ...blocks(item.slice(own.length), depth + 1));
   });
   return h(/\d/.test(sign) ? "ol" : "ul", {}, ...made);
 }
@@ -145,5 +129,5 @@ function bullets(lines, depth) {
  */
 export function renderMarkdown(text) {
   if (text.length > MOST) return renderText(text);
-  return box("markdown", ...blocks(text.replace(/\r\n?/g, "\n").split("\n"), 0));
+  return box("markdown", ...blocks(text.replace(/\r\n?/g, "\n").split("\n")));
 }

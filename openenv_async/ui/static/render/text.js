@@ -1,24 +1,48 @@
-/**
- * Text of environments: nothing in it is hidden, nothing steers the page.
- */
+/** Text of environments, where nothing is hidden and nothing steers the page; small elements. */
 import { h, put } from "../dom.js";
-import { box, button } from "./parts.js";
+
+/** @typedef {import("../dom.js").Child} Child */
 
 /** Characters and lines at first, and characters at a time when there is more. */
 const FOLDED = 4000;
 const LINES = 60;
 const MORE = 500_000;
-/** Pieces in colours of their own; what follows is plain. */
-const PIECES = 4000;
 
 // Controls, what turns the direction of text, and what has no width. A joiner between
-// pictographs is part of an emoji, and a line's end may be written "\r\n".
+// pictographs and variants are part of emoji, and a line's end may be written "\r\n".
 const HIDDEN =
-  // eslint-disable-next-line no-control-regex, no-misleading-character-class -- sought for
-  /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]|\r(?!\n)|(?<![\p{Extended_Pictographic}\ufe0f\u{1f3fb}-\u{1f3ff}])\u200d|\p{Cs}/gu;
+  // eslint-disable-next-line no-misleading-character-class -- modifiers are sought alone
+  /(?![\t\n\u200d\ufe00-\ufe0f]|\r\n)[\p{Cc}\p{Cs}\p{Default_Ignorable_Code_Point}\u2028\u2029\ufff9-\ufffb]|(?<![\p{Extended_Pictographic}\ufe0f\u{1f3fb}-\u{1f3ff}])\u200d/gu;
 
+/** What steers a terminal: colours, links, the cursor. */
 // eslint-disable-next-line no-control-regex -- escapes are what it is about
-const ESCAPE = /\x1b\[([\d;:]{0,64})([ -/]{0,4}[@-~])|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-~]/g;
+const ESCAPE = /\x1b\[[\d;:]{0,64}[ -/]{0,4}[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-~]/g;
+
+const TOKENS =
+  /("""[^]*?"""|'''[^]*?'''|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(#.*|\/\/.*)|\b(\d[\w.]*)|\b(and|as|assert|async|await|break|class|const|continue|def|elif|else|except|for|from|function|if|import|in|is|lambda|let|new|not|or|pass|raise|return|try|while|with|yield|None|True|False|null|true|false)\b/g;
+const TOKEN_CLASSES = ["code-string", "code-comment", "code-number", "code-keyword"];
+
+/** @param {string} className @param {...Child} children */
+export const box = (className, ...children) => h("div", { class: className }, ...children);
+
+/** @param {string} className @param {...Child} children */
+export const span = (className, ...children) => h("span", { class: className }, ...children);
+
+/**
+ * @param {string} label
+ * @param {(event: Event) => unknown} act
+ * @param {string} [name] for those who do not see the label
+ */
+export function button(label, act, name) {
+  return h("button", { type: "button", class: "button small", "aria-label": name, on: { click: act } }, label);
+}
+
+/** What makes an element one that scrolls by itself, with the keyboard too. @param {string} label */
+export const scrolls = (label) => ({ tabindex: 0, role: "region", "aria-label": label });
+
+/** A table in a part of its own. @param {Child[]} head cells @param {HTMLElement} body */
+export const table = (head, body) =>
+  h("div", { class: "scroll", ...scrolls("table") }, h("table", { class: "table" }, h("thead", {}, h("tr", {}, ...head)), body));
 
 /** A number as people write it. @param {number} number */
 export const counted = (number) => number.toLocaleString("en");
@@ -38,74 +62,48 @@ export function line(text, limit = 200) {
 }
 
 /**
- * @param {Record<string, number>} style classes by what they change
- * @param {number[]} codes of "select graphic rendition"
- */
-function restyle(style, codes) {
-  for (let at = 0; at < codes.length; at += 1) {
-    const code = codes[at];
-    const family = Math.floor(code / 10);
-    if (!code) for (const name of Object.keys(style)) delete style[name];
-    else if (code < 10) style[code] = code;
-    else if (family === 2) delete style[code === 22 ? 1 : code - 20];
-    else if (code === 38 || code === 48) at += codes[at + 1] === 2 ? 4 : 2;
-    else if (code % 10 === 9) delete style[family === 3 ? "f" : "b"];
-    else style[family === 3 || family === 9 ? "f" : "b"] = code % 10;
-  }
-}
-
-/**
- * Pieces of a text for a terminal: colours are kept, other escapes left out.
- *
- * @param {string} text
- */
-function coloured(text) {
-  /** @type {(Node | string)[]} */
-  const pieces = [];
-  /** @type {Record<string, number>} */
-  const style = {};
-  let at = 0;
-  /** @param {string} piece */
-  const add = (piece) => {
-    const names = Object.entries(style).map(([name, tone]) => `ansi-${/\d/.test(name) ? "" : name}${tone}`);
-    pieces.push(names.length ? h("span", { class: names.join(" ") }, visible(piece)) : visible(piece));
-  };
-  for (const found of text.matchAll(ESCAPE)) {
-    if (found.index > at) add(text.slice(at, found.index));
-    at = found.index + found[0].length;
-    if (pieces.length > PIECES) break;
-    if (found[2] === "m") restyle(style, found[1].split(/[;:]/).map(Number));
-  }
-  const rest = text.slice(at).replace(ESCAPE, "");
-  if (rest) add(rest);
-  return pieces;
-}
-
-/**
  * A text of any length: folded while it is long, with a button for the rest.
  *
- * @param {string} text
+ * @param {string} raw
  * @param {{className?: string, label?: string}} [options]
  * @returns {HTMLElement}
  */
-export function renderText(text, { className = "", label } = {}) {
-  const rows = text.slice(0, FOLDED).split("\n", LINES).join("\n").length;
-  const fold = Math.min(text.length, rows);
-  const named = label ? { role: "region", "aria-label": label, tabindex: 0 } : {};
-  const shown = h("pre", { class: `text ${className}`, dir: "auto", ...named });
-  const more = button("", () => {
-    length = length < text.length ? Math.min(text.length, length + MORE) : fold;
-    show();
-  });
-  let length = fold;
+export function renderText(raw, { className = "", label } = {}) {
+  const text = raw.replace(ESCAPE, "");
+  const fold = text.slice(0, FOLDED).split("\n", LINES).join("\n").length;
+  const shown = h("pre", { class: `text ${className}`, dir: "auto", ...(label ? scrolls(label) : {}) });
+  let length = 0;
   const show = () => {
+    length = length < text.length && length ? Math.min(text.length, length + MORE) : fold;
+    const left = text.length - length;
     // Not in the middle of a character.
-    const cut = /[\ud800-\udbff]/.test(text[length - 1]) && length < text.length ? length - 1 : length;
-    put(shown, ...coloured(text.slice(0, cut)));
-    more.textContent = length < text.length ? `Show ${text.length - length > MORE ? "more of" : "all"} ${counted(text.length)} characters` : "Show less";
+    put(shown, visible(text.slice(0, length).replace(left ? /[\ud800-\udbff]$/ : "", "")));
+    more.textContent = left ? `Show ${left > MORE ? "more of" : "all"} ${counted(text.length)} characters` : "Show less";
   };
+  const more = button("", show);
   show();
   return box("text-box", shown, text.length > fold && more);
+}
+
+/**
+ * Code, with the little colour that helps to read it.
+ *
+ * @param {string} text
+ * @param {string} [language] no colours where it is none that is known
+ */
+export function renderCode(text, language = "") {
+  const shown = renderText(text, { className: "mono", label: "code" });
+  if (shown.childElementCount === 1 && /^(py|js|ts|java|json|go|c|sh|bash)/i.test(language)) {
+    const pieces = [];
+    let at = 0;
+    for (const found of text.matchAll(TOKENS)) {
+      const kind = TOKEN_CLASSES[found.slice(1).findIndex((group) => group !== undefined)];
+      pieces.push(visible(text.slice(at, found.index)), span(kind, visible(found[0])));
+      at = found.index + found[0].length;
+    }
+    shown.firstElementChild?.replaceChildren(...pieces, visible(text.slice(at)));
+  }
+  return box("code", copyButton(() => text), shown);
 }
 
 /** A button that copies. @param {() => string} text asked for when it is pressed */

@@ -6,9 +6,8 @@
  *   index: number, of: number}} Row
  */
 import { h, put } from "../dom.js";
-import { box, button, span } from "./parts.js";
-import { line, renderText } from "./text.js";
-import { count, isRaw, own, pathText, write } from "./values.js";
+import { box, button, line, renderText, span } from "./text.js";
+import { count, own, pathText, typeOf, write } from "./values.js";
 
 /** Pixels; components.css says the same. */
 const HEIGHT = 22;
@@ -21,7 +20,7 @@ let made = 0;
 /** @param {Row} up @returns {Row[]} */
 function children(up) {
   const { value, level } = up;
-  const keys = Array.isArray(value) ? [...value.keys()] : Object.keys(/** @type {object} */ (value));
+  const keys = Array.isArray(value) ? [...value.keys()] : Object.keys(Object(value));
   return keys.map((key, index) => {
     const item = own(value, key) ?? null;
     return { key, value: item, up, level: level + 1, size: count(item), index, of: keys.length };
@@ -50,6 +49,30 @@ function* walk(root, enters) {
 }
 
 /**
+ * What stands in a row.
+ *
+ * @param {Row} row
+ * @param {boolean} flat its whole path is told, and no level
+ * @param {boolean | null} opened null for what holds nothing
+ */
+function draw(row, flat, opened) {
+  const { key, value, size, level } = row;
+  const name = flat ? path(row) : level > DEEPEST ? `(${level}) ${key}` : String(key);
+  const text = line(write(value, 300), size ? 80 : 300);
+  const element = h(
+    "div",
+    { class: "tree-row", role: "treeitem", "aria-level": level + 1, "aria-setsize": row.of, "aria-posinset": row.index + 1, "aria-expanded": opened },
+    h("span", { class: "tree-mark", "aria-hidden": "true" }, opened === null ? "" : opened ? "▾" : "▸"),
+    key !== null && span("tree-key", `${line(name, 120)}: `),
+    size === null
+      ? span(`json-${typeOf(value)}`, text)
+      : span("muted", `${Array.isArray(value) ? `[${size}]` : `{${size}}`} ${opened ? "" : text}`),
+  );
+  element.style.paddingLeft = `${flat ? 4 : Math.min(level, DEEPEST) * 14 + 4}px`;
+  return element;
+}
+
+/**
  * @param {Json} value
  * @param {{open?: number, search?: boolean}} [options] `open` levels at first
  * @returns {HTMLElement}
@@ -72,31 +95,17 @@ export function renderTree(value, { open: levels = 1, search = true } = {}) {
   const found = h("span", { class: "muted", role: "status" });
   const query = h("input", { type: "search", class: "input small", placeholder: "Search", "aria-label": "Search keys and values" });
 
-  /** @param {Row} row @param {number} at */
-  const draw = (row, at) => {
-    const { key, size, level } = row;
-    const opened = size && !flat ? open.has(row.value) : null;
-    const type = isRaw(row.value) ? "number" : row.value === null ? "null" : typeof row.value;
-    const brief = `${Array.isArray(row.value) ? `[${size}]` : `{${size}}`} ${opened ? "" : line(write(row.value, 80), 80)}`;
-    const shown = typeof row.value === "string" ? `"${line(row.value, 300)}"` : write(row.value, 300);
-    const place = { "aria-level": level + 1, "aria-setsize": row.of, "aria-posinset": row.index + 1, "aria-expanded": opened };
-    const name = flat ? path(row) : level > DEEPEST ? `(${level}) ${key}` : String(key);
-    const element = h(
-      "div",
-      { id: `${id}-${at}`, class: "tree-row", role: "treeitem", "aria-selected": String(at === selected), ...place },
-      h("span", { class: "tree-mark", "aria-hidden": "true" }, opened === null ? "" : opened ? "▾" : "▸"),
-      key !== null && span("tree-key", `${line(name, 120)}: `),
-      size === null ? span(`json-${type}`, shown) : span("muted", brief),
-    );
-    element.style.paddingLeft = `${flat ? 4 : Math.min(level, DEEPEST) * 14 + 4}px`;
-    return element;
-  };
+  const isOpen = (/** @type {Row} */ row) => (row.size && !flat ? open.has(row.value) : null);
   const paint = (again = true) => {
     const from = Math.max(0, Math.floor(view.scrollTop / HEIGHT) - 10);
     if (!again && from === first) return;
     first = from;
     list.style.transform = `translateY(${from * HEIGHT}px)`;
-    put(list, ...rows.slice(from, from + 40).map((row, index) => draw(row, from + index)));
+    put(list, ...rows.slice(from, from + 40).map((row) => draw(row, flat, isOpen(row))));
+    [...list.children].forEach((element, index) => {
+      element.id = `${id}-${from + index}`;
+      element.ariaSelected = String(from + index === selected);
+    });
     view.setAttribute("aria-activedescendant", `${id}-${selected}`);
   };
   const lay = () => {
@@ -127,7 +136,7 @@ export function renderTree(value, { open: levels = 1, search = true } = {}) {
   const select = (at) => {
     selected = Math.max(0, Math.min(at, rows.length - 1));
     const top = selected * HEIGHT;
-    view.scrollTop = Math.min(top, Math.max(view.scrollTop, top + HEIGHT + 2 - Math.min(view.clientHeight || TALLEST, TALLEST)));
+    view.scrollTop = Math.min(top, Math.max(view.scrollTop, top + HEIGHT + 2 - (view.clientHeight || TALLEST)));
     paint();
     const row = rows[selected];
     const long = typeof row.value === "string" && row.value.length > 40;
@@ -136,7 +145,7 @@ export function renderTree(value, { open: levels = 1, search = true } = {}) {
   /** @param {number} at */
   const toggle = (at) => {
     const row = rows[at];
-    if (!row.size || flat) return;
+    if (isOpen(row) === null) return;
     if (!open.delete(row.value)) open.add(row.value);
     lay();
   };
@@ -149,17 +158,16 @@ export function renderTree(value, { open: levels = 1, search = true } = {}) {
     select(at);
   });
   view.addEventListener("keydown", (event) => {
-    const row = rows[selected];
-    const opened = open.has(row.value) && !flat;
-    const up = rows.findLastIndex(({ level }, at) => at < selected && level < row.level);
+    const opened = isOpen(rows[selected]);
+    const up = rows.findLastIndex(({ level }, at) => at < selected && level < rows[selected].level);
     /** @type {Record<string, () => void>} */
     const acts = {
       ArrowDown: () => select(selected + 1),
       ArrowUp: () => select(selected - 1),
       Home: () => select(0),
       End: () => select(rows.length - 1),
-      ArrowRight: () => (row.size && !opened ? toggle(selected) : select(selected + 1)),
-      ArrowLeft: () => (row.size && opened ? toggle(selected) : select(up)),
+      ArrowRight: () => (opened === false ? toggle(selected) : select(selected + 1)),
+      ArrowLeft: () => (opened ? toggle(selected) : select(up)),
       Enter: () => toggle(selected),
     };
     if (!Object.hasOwn(acts, event.key) || event.ctrlKey || event.metaKey || event.altKey) return;

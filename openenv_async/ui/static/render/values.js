@@ -28,11 +28,14 @@ export function exactInteger(digits) {
   return Number.isSafeInteger(number) ? number : (exactJson.rawJSON?.(String(BigInt(digits.replace("+", "")))) ?? null);
 }
 
+/** @param {unknown} value */
+export const typeOf = (value) => (value === null ? "null" : Array.isArray(value) ? "array" : isRaw(value) ? "number" : typeof value);
+
 /**
  * @param {unknown} value
  * @returns {value is JsonObject}
  */
-export const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value) && !isRaw(value);
+export const isObject = (value) => typeOf(value) === "object";
 
 /**
  * What an object itself has under a key, never what it inherits.
@@ -56,20 +59,16 @@ export function count(value) {
   return Array.isArray(value) ? value.length : isObject(value) ? Object.keys(value).length : null;
 }
 
-/**
- * @param {Json | undefined} left
- * @param {Json | undefined} right
- */
+/** @param {Json | undefined} left @param {Json | undefined} right */
 export function equal(left, right) {
   const pairs = [[left, right]];
   for (let pair = pairs.pop(); pair; pair = pairs.pop()) {
     const [a, b] = pair;
     if (a === b || (isRaw(a) && isRaw(b) && a.rawJSON === b.rawJSON)) continue;
-    if (!a || !b || Array.isArray(a) !== Array.isArray(b) || isRaw(a) || isRaw(b)) return false;
-    const size = count(a);
-    if (size === null || size !== count(b)) return false;
+    const size = count(a ?? null);
+    if (!a || !b || typeOf(a) !== typeOf(b) || size === null || size !== count(b)) return false;
     for (const key of Object.keys(a)) {
-      if (!Object.hasOwn(/** @type {object} */ (b), key)) return false;
+      if (!Object.hasOwn(Object(b), key)) return false;
       pairs.push([own(a, key), own(b, key)]);
     }
   }
@@ -96,12 +95,9 @@ export function write(value, limit = Infinity, indent = "") {
   /** @param {Json} item */
   const open = (item) => {
     const list = Array.isArray(item);
-    if (isRaw(item)) add(item.rawJSON);
-    else if (!count(item)) add(typeof item === "string" ? quoted(item) : JSON.stringify(item));
-    else {
-      add(list ? "[" : "{");
-      stack.push({ keys: Object.keys(/** @type {object} */ (item)), value: item, list, at: 0 });
-    }
+    if (!count(item)) return add(typeof item === "string" ? quoted(item) : JSON.stringify(item));
+    add(list ? "[" : "{");
+    stack.push({ keys: Object.keys(Object(item)), value: item, list, at: 0 });
   };
   open(value);
   for (let top = stack.at(-1); top && size <= limit; top = stack.at(-1)) {
