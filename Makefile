@@ -35,7 +35,7 @@ demo-coding: $(VENV)/.dev ## Judge all HumanEval tasks, in containers where an e
 	$(BIN)/python examples/coding_humaneval.py $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests; ARGS are pytest's.
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
 torch: $(VENV)/.torch ## Install PyTorch, without which a few tests are skipped.
 

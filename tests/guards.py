@@ -18,6 +18,7 @@ skipped by name. With `OPENENV_ASYNC_NO_SKIP=1`, as in CI, a skip is a failure.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import importlib.util
 import os
@@ -32,6 +33,9 @@ from typing import Any, TypeAlias
 
 import pytest
 from blockbuster import BlockBuster
+from xdist.scheduler import (  # type: ignore[import-untyped]  # ships no types
+    LoadScopeScheduling,
+)
 
 __all__ = ["lost_exceptions"]
 
@@ -290,19 +294,30 @@ _REQUIREMENTS: dict[str, tuple[Callable[[], bool], str]] = {
 _answers: dict[str, bool] = {}
 
 
-_TOGETHER = ("docker", "browser")
+# Several processes
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what stays together where several processes share the tests.
+class _Sharing(LoadScopeScheduling):  # type: ignore[misc]  # of unknown type
+    """A file's tests in one process, and those of all that use an engine in another.
 
-    Those with a Docker engine, which they see the whole of: some remove what has lost
-    its owner. Those with a browser, which one start is enough for. Otherwise a file's,
-    for the fixtures of modules.
+    For the fixtures of modules, and because tests of an engine see the whole of it:
+    some remove containers that have lost their owner.
     """
-    for item in items:
-        groups = [name for name in _TOGETHER if item.get_closest_marker(name)]
-        item.add_marker(pytest.mark.xdist_group((*groups, str(item.path))[0]))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _share(nodeid.partition("::")[0])
+
+
+@functools.cache
+def _share(path: str) -> str:
+    text = (Path(__file__).parent.parent / path).read_text()
+    return "docker" if "mark.docker" in text else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Sharing:
+    """Say which tests go to which process."""
+    return _Sharing(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

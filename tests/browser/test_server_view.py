@@ -63,6 +63,9 @@ async def test_what_is_served_is_described(page: Page, pane_url: str) -> None:
     await expect(about).to_contain_text(pane_url.split("/")[2])
     await about.get_by_text("Schema of the action").click()
     await expect(about.get_by_role("tree")).to_contain_text("properties")
+    # The README of its distribution, rendered.
+    await about.get_by_role("combobox").select_option("echo_env")
+    await expect(about.get_by_role("heading", name="echo_env")).to_be_visible()
 
 
 async def test_the_snippet_runs(page: Page, pane_url: str) -> None:
@@ -71,7 +74,7 @@ async def test_the_snippet_runs(page: Page, pane_url: str) -> None:
     about = page.get_by_role("region", name="About an environment")
     await about.get_by_role("combobox").select_option("echo_env")
     await expect(about).to_contain_text('environment="echo_env"')
-    code = await about.locator(".code pre").text_content() or ""
+    code = await about.locator(".code pre").first.text_content() or ""
     lines = code.splitlines()
     assert lines[-1] == "asyncio.run(main())"
     names: dict[str, object] = {}
