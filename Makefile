@@ -34,8 +34,8 @@ demo: $(VENV)/.demo ## Play 256 CartPole episodes at once, and record them.
 demo-coding: $(VENV)/.dev ## Judge all HumanEval tasks, in containers where an engine is.
 	$(BIN)/python examples/coding_humaneval.py $(ARGS)
 
-test: $(VENV)/.dev ## Run the tests; ARGS are pytest's.
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+test: $(VENV)/.dev ## Run the tests; ARGS are pytest's: -n2 takes two processes.
+	$(BIN)/python -m pytest $(ARGS)
 
 torch: $(VENV)/.torch ## Install PyTorch, without which a few tests are skipped.
 

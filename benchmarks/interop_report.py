@@ -29,6 +29,10 @@ _CUTS = {
     "twice": "the step runs twice",
     "other": "neither result nor clear error",
 }
+_TOLD_BY_OURS = (
+    "an error says so, and the session is over: nothing runs before another is opened"
+)
+"""Where our client cannot resume, it begins no session by itself, not by a reset."""
 _FLOORS = (
     (
         "OpenEnv's client at our server, 64 sessions",
@@ -123,7 +127,7 @@ def _row(
         _joined(steps, "p50_us", 1e-3, short),
         _joined(steps, "p99_us", 1e-3, short),
         _joined([idle], "bytes_per_session", 1 / 1024, short),
-        _cuts(medians.get(f"{pair}/cut/n{settings['trials']}", {})),
+        _cuts(medians.get(f"{pair}/cut/n{settings['trials']}", {}), client),
     )
 
 
@@ -134,16 +138,17 @@ def _joined(found: list[Metrics], name: str, scale: float, show: Any) -> str:
     )
 
 
-def _cuts(found: Metrics) -> str:
-    """What was seen, the most frequent first."""
+def _cuts(found: Metrics, client: str) -> str:
+    """What a client saw, the most frequent first."""
+    texts = _CUTS | {"told": _TOLD_BY_OURS} if client == "ours" else _CUTS
     seen = sorted(
         ((share, name) for name, share in found.items() if share > 0), reverse=True
     )
     if not seen:
         return _MISSING
     if len(seen) == 1:
-        return _CUTS[seen[0][1]]
-    return "; ".join(f"{share:.0%}: {_CUTS[name]}" for share, name in seen)
+        return texts[seen[0][1]]
+    return "; ".join(f"{share:.0%}: {texts[name]}" for share, name in seen)
 
 
 def _floors(medians: Outcome) -> Iterator[tuple[str, ...]]:

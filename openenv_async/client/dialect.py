@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import perf_counter
 from typing import Final, cast
 
 from .. import messages as m
@@ -29,7 +30,7 @@ from ..errors import (
 from ..protocol import ClientSession
 from ..protocol.client import check_seed, check_timeout, ended_again
 from ..protocol.connection import UNENCODABLE
-from .connection import ConnectionOptions, Diagnose, Waiter
+from .connection import ANSWER, PROBE, ConnectionOptions, Diagnose, Waiter
 from .dialect_line import Call, DialectLine
 from .dialect_opener import DialectOpener
 from .endpoint import Endpoint
@@ -71,7 +72,8 @@ class DialectLink:
         self._next_handle = 1
         self._opener = DialectOpener(endpoint, options, diagnose)
         self._spinner = Spinner(options.spin)
-        self._silences: dict[DialectLine, int] = {}
+        self._asked: dict[DialectLine, float] = {}
+        """When each was pinged since it was last heard of."""
         self._timer: asyncio.TimerHandle | None = None
         self._is_warned = False
 
@@ -283,6 +285,15 @@ class DialectLink:
         if line is not None:
             line.cancel()
 
+    def is_held_up(self, session: ClientSession[Waiter]) -> bool:
+        """Whether a call that was given up still runs, and the next one would wait.
+
+        Only asked while no call is awaited. A session with a lease is never held up:
+        it is worth the wait, and reads its state without being asked.
+        """
+        line = self._lines.get(session.handle)
+        return line is not None and not line.attach_id and line.has_unread
+
     def close(
         self, session: ClientSession[Waiter], timeout: float | None = None
     ) -> None:
@@ -342,27 +353,46 @@ class DialectLink:
     def ended(self, line: DialectLine) -> None:
         """A line is over."""
         self._lines.pop(line.session.handle, None)
-        self._silences.pop(line, None)
+        self._asked.pop(line, None)
 
     # Time
 
     def _tick(self) -> None:
+        now, heartbeat = perf_counter(), self.options.limits.heartbeat
         for line in list(self._lines.values()):
             socket = line.socket
             if socket is None:
                 continue
-            silence = 0 if socket.heard else self._silences.get(line, 0) + 1
-            self._silences[line] = silence
-            if silence >= _SILENCE:
+            asked = self._asked.get(line, 0.0)
+            if socket.heard:
+                if line.session.pending is not None or now - asked >= heartbeat:
+                    self._asked[line] = now
+                    socket.ping()
+            elif now - asked >= _SILENCE * heartbeat:
                 _logger.warning(
                     "= session %s: the server is silent, connection dropped",
                     line.session.id,
                 )
                 socket.abort()
-            else:
-                socket.ping()
         self._next_tick()
 
     def _next_tick(self) -> None:
-        heartbeat = self.options.limits.heartbeat
-        self._timer = self.loop.call_later(heartbeat, self._tick)
+        interval = min(PROBE, self.options.limits.heartbeat)
+        self._timer = self.loop.call_later(interval, self._tick)
+
+    def silence(self, session: ClientSession[Waiter] | None = None) -> float:
+        """Seconds since the last sign of life, where pings are left unanswered."""
+        if session is None:
+            lines = list(self._lines.values())
+        else:
+            line = self._lines.get(session.handle)
+            lines = [] if line is None else [line]
+        return min(map(self._silence_of, lines), default=0.0)
+
+    def _silence_of(self, line: DialectLine) -> float:
+        asked, socket = self._asked.get(line), line.socket
+        if asked is None or socket is None or socket.heard:
+            return 0.0
+        silence = perf_counter() - asked
+        patience = min(ANSWER, self.options.limits.heartbeat)
+        return silence if silence >= patience else 0.0

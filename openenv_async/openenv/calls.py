@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
-__all__ = ["Call"]
+__all__ = ["Call", "OwnCall"]
 
 ResultT = TypeVar("ResultT")
+
+_AS_COROUTINE: Final = ("_", "cr_", "gi_")
+"""How names begin by which tasks and debuggers ask about a coroutine."""
 
 
 class Call(Generic[ResultT]):
@@ -86,3 +89,50 @@ class Call(Generic[ResultT]):
 
     def __repr__(self) -> str:
         return repr(self._results[0]) if self._results else "<call, to be awaited>"
+
+
+class OwnCall(Coroutine[Any, Any, ResultT]):
+    """A call in the loop that its client lives in: there is no way but to await it.
+
+    It is a coroutine like OpenEnv's, but says so where it is used like its result.
+
+    Args:
+        coroutine: Makes the call.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, ResultT]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, None, ResultT]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """Run it up to its next pause."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error in it."""
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """Give it up."""
+        self._coroutine.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(_AS_COROUTINE):
+            return getattr(self._coroutine, name)
+        raise AttributeError(_advice(f".{name}"))
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise TypeError(_advice(f"[{key!r}]"))
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(_advice("an iteration"))
+
+
+def _advice(use: str) -> str:
+    return (
+        f"expected the call to be awaited before its result is used, got {use}: its "
+        "client lives in this event loop, which must not be blocked; write "
+        "'await client.step(action)', or call the client from another thread"
+    )

@@ -8,6 +8,7 @@ any other loop or thread a call goes there and back.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import os
 import threading
@@ -18,9 +19,9 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
-from ..errors import LocalProtocolError, OpenEnvError
+from ..errors import LocalProtocolError, OpenEnvError, SessionLost
 from .background import BACKGROUND, run_in
-from .calls import Call
+from .calls import Call, OwnCall
 from .errors import ConnectionClosedError, translated
 from .results import StepResult
 from .starting import Starter, Starting, image_starter, provider_starter, space_image
@@ -149,6 +150,9 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
     def reset(self, **arguments: Any) -> Any:
         """Start an episode; `arguments` are what the environment's `reset` takes.
 
+        Where an earlier call still runs and cannot be stopped, it does so in another
+        session. A full server has `message_timeout_s` to find a place for that one.
+
         Raises:
             ConnectError: There is no server.
             ServerError: The server refused, or the environment raised.
@@ -223,7 +227,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
             return await result.connect() if connects else result
 
         if self._home is running:
-            return awaited()
+            return OwnCall(awaited())
 
         def begin() -> Future[Any]:
             home = self._settle()
@@ -300,33 +304,64 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
     async def _call(self, work: _Work, *, begins: bool) -> Any:
         async with self._lock:
             try:
-                session = await self._open_session(begins=begins)
-                return await work(session)
+                return await self._perform(work, begins=begins)
             except OpenEnvError as error:
                 other = translated(error, self._base_url or "")
                 if other is error:
                     raise
                 raise other from error
 
-    async def _open_session(self, *, begins: bool) -> WireSession:
+    async def _perform(self, work: _Work, *, begins: bool) -> Any:
+        session = self._session
+        if begins and session is not None and session.is_held_up:
+            session = await self._replaced(session)
+        else:
+            session = await self._open_session(begins=begins)
+        try:
+            return await work(session)
+        except SessionLost as error:
+            if not begins or error.code != "session_poisoned":
+                raise
+        # An earlier call hangs in the environment, and this one was not executed.
+        return await work(await self._replaced(session))
+
+    async def _replaced(self, session: WireSession) -> WireSession:
+        """Another session for a reset, because a call hangs in this one."""
+        await self._drop_session(session)
+        # Its place may stay taken for as long as the call runs.
+        options = dataclasses.replace(
+            self._wire_options, capacity_timeout=self._wire_options.timeout
+        )
+        return await self._open_session(begins=True, options=options)
+
+    async def _open_session(
+        self, *, begins: bool, options: WireOptions | None = None
+    ) -> WireSession:
         session = self._session
         if session is not None and session.is_open:
             return session
         if session is not None:
-            self._is_lost = "the session was lost by an earlier call"
-            self._session = None
-            self._held.clear()
-            await session.aclose()
+            await self._drop_session(session)
         if self._is_lost and not begins:
             raise ConnectionClosedError(
                 f"expected a reset first, because {self._is_lost}", executed="no"
             )
         url = await self._address()
-        session = WireSession(url, self._wire_options)
+        session = WireSession(url, options or self._wire_options)
         await session.open()
         self._session, self._is_lost = session, ""
         self._held.append(session)
         return session
+
+    async def _drop_session(self, session: WireSession) -> None:
+        """End a session that can no longer be used; only a reset begins another one."""
+        self._is_lost = "the session was lost by an earlier call"
+        self._session = None
+        self._held.clear()
+        if session.is_held_up:
+            await session.give_up()
+        else:
+            await session.aclose()
 
     async def _address(self) -> str:
         """Where the server is; starts one of its own, which lives in the background."""

@@ -182,6 +182,7 @@ def _failed(text: str, error: OpenEnvError) -> ServerError:
         text,
         code=error.code,
         executed=error.executed,
+        retryable=error.retryable,
         fault=error.fault,
         detail={**error.detail, "dialect_code": "EXECUTION_ERROR"},
     )

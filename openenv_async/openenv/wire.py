@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import msgspec
 
 from .. import messages as m
+from .._aio import shielded
 from ..client import EnvClient
 from ..client.connection import Connection
 from ..client.description import EnvironmentDescription, describe
@@ -18,12 +19,14 @@ from ..client.payloads import Payloads
 from ..client.results import revive
 from ..dialect import (
     McpReplyFrame,
+    RpcCode,
     RpcError,
     decode_from_server,
     decode_rpc_reply,
 )
 from ..errors import (
     EnvironmentFailed,
+    Executed,
     LocalProtocolError,
     OpenEnvError,
     ResetRequired,
@@ -34,6 +37,8 @@ __all__ = ["WireOptions", "WireSession"]
 
 _logger = logging.getLogger("openenv_async.openenv")
 
+_GIVE_UP_TIMEOUT: Final = 10.0
+"""Seconds for giving back what a session holds."""
 _BRACE: Final = ord("{")
 """How a frame of OpenEnv begins; no map does so in msgpack."""
 _FRAME: Final = msgspec.json.Decoder(dict[str, Any])
@@ -51,6 +56,7 @@ class WireOptions:
         headers: HTTP headers for handshakes.
         dialect: Whether to speak OpenEnv's dialect even to servers of ours.
         lease: Seconds for which a session may outlive its connection.
+        capacity_timeout: Seconds to wait while the server is full.
     """
 
     connect_timeout: float
@@ -60,6 +66,7 @@ class WireOptions:
     headers: tuple[tuple[str, str], ...] = ()
     dialect: bool = False
     lease: float | None = None
+    capacity_timeout: float = 0.0
 
 
 class _Shapes:
@@ -115,6 +122,7 @@ class WireSession(Verbatim, EnvClient[Any, Any, Any]):
             timeout=options.timeout,
             connect_timeout=options.connect_timeout,
             lease=options.lease,
+            capacity_timeout=options.capacity_timeout,
         )
         self._options = dataclasses.replace(
             self._options,
@@ -158,6 +166,20 @@ class WireSession(Verbatim, EnvClient[Any, Any, Any]):
         described = _known[key]
         self._shapes.observation = described.observation
         self._shapes.state = described.state
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the next call would wait for one that was given up."""
+        session, connection = self._session, self._connection
+        return (
+            session is not None
+            and isinstance(connection, DialectLink)
+            and connection.is_held_up(session)
+        )
+
+    async def give_up(self) -> None:
+        """End the session at once, whatever still runs in it."""
+        await shielded(self._give_back(), timeout=_GIVE_UP_TIMEOUT)
 
     async def reset_with(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Reset with keyword arguments; raises like `EnvClient.reset`."""
@@ -215,5 +237,35 @@ class WireSession(Verbatim, EnvClient[Any, Any, Any]):
         assert isinstance(frame, McpReplyFrame)
         answer = decode_rpc_reply(cast(msgspec.Raw, frame.data))
         if isinstance(answer, RpcError):
-            raise EnvironmentFailed(answer.message, detail={"rpc_code": answer.code})
+            raise _rpc_failed(answer)
         return msgspec.json.decode(answer)
+
+
+_REFUSED: Final = frozenset(
+    (
+        RpcCode.PARSE_ERROR,
+        RpcCode.INVALID_REQUEST,
+        RpcCode.METHOD_NOT_FOUND,
+        RpcCode.INVALID_PARAMS,
+    )
+)
+"""Codes of requests that reached no environment, whosever server it is."""
+
+
+def _rpc_failed(error: RpcError) -> EnvironmentFailed:
+    """The exception for an error of JSON-RPC; servers of ours tell more in `data`."""
+    found: object = error.data
+    told = cast(dict[str, object], found) if isinstance(found, dict) else {}
+    executed: Executed = "no" if error.code in _REFUSED else "unknown"
+    if told.get("executed") in get_args(Executed):
+        executed = cast(Executed, told["executed"])
+    code = told.get("code")
+    row = m.CODES.get(code) if isinstance(code, str) else None
+    return EnvironmentFailed(
+        error.message,
+        code=None if row is None else cast(str, code),
+        executed=executed,
+        retryable=None if row is None else row.retryable,
+        fault=None if row is None else row.fault,
+        detail={"rpc_code": error.code},
+    )

@@ -133,9 +133,9 @@ def create_app(
     policy = AccessPolicy(hosts=allowed_hosts, origins=allowed_origins)
     core.largest_frame = max(frame_bytes + _ROOM, openenv_bytes)
     hall = Hall(core, lease=openenv_lease, frame_bytes=openenv_bytes)
-    endpoints = _Endpoints(core, hall)
     mcp = McpRoute(hall)
     mcp.streamable = streamable_for(hall)
+    endpoints = _Endpoints(core, hall, mcp)
     web = is_web_asked_for() if web is None else web
     pane = Pane(needs_token=token is not None).routes() if web else pane_hint_routes()
     application = Starlette(
@@ -268,9 +268,10 @@ async def _refuse_websocket(
 class _Endpoints:
     """The routes of one application."""
 
-    def __init__(self, core: ServerCore, hall: Hall) -> None:
+    def __init__(self, core: ServerCore, hall: Hall, mcp: McpRoute) -> None:
         self._core = core
         self._hall = hall
+        self._mcp = mcp
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _application: Starlette) -> AsyncGenerator[None, None]:
@@ -291,7 +292,8 @@ class _Endpoints:
         """
         if "hold" in request.query_params:
             self._core.hold()
-        capacity = self._core.capacity()
+        # Those of MCP that have called nothing yet are no sessions of the core.
+        capacity = {**self._core.capacity(), "mcp_sessions": self._mcp.sessions}
         return JSONResponse(
             capacity, status_code=200 if capacity["status"] == "healthy" else 503
         )

@@ -112,6 +112,7 @@ class _Link(ABC):
         self._relief: asyncio.Future[None] | None = None
         """What the receiver waits for while the peer takes no answers."""
         self._is_closing = False
+        self._has_left = False
 
     @abstractmethod
     def flush(self) -> None:
@@ -129,7 +130,7 @@ class _Link(ABC):
         asyncio.get_running_loop().call_later(_EVENT_DELAY, self._wake_late)
 
     def _wake_late(self) -> None:
-        if self in self._core.links:  # pyright: ignore[reportUnnecessaryContains]  # a subclass is a link
+        if not self._has_left:
             self._wake()
 
     # Receiving
@@ -186,6 +187,7 @@ class _Link(ABC):
             relief.set_result(None)
 
     def _leave(self) -> None:
+        self._has_left = True
         self._core.discard(self)  # type: ignore[arg-type]  # subclasses have `abort`, too
         self._relieve(always=True)
         if self._receiver is not None:

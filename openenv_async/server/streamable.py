@@ -10,17 +10,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs
 
 import anyio
 import msgspec
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from .. import messages as m
-from .dialect import Hall, Seat, Shape
+from ..dialect import RpcCode
+from .dialect import Hall, Seat, Shape, rpc_detail
+from .visits import Visit, Visits
 
 if TYPE_CHECKING:
     from mcp import types
@@ -29,13 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Streamable", "streamable_for"]
 
-_SPARE: Final = 1024
-"""MCP sessions that may be open without a session of the server."""
-_IDLE: Final = 1800.0
-"""Seconds without a request after which an MCP session ends."""
+_ID: Final = b"mcp-session-id"
+"""The header that names a session."""
+_visit: ContextVar[Visit] = ContextVar("openenv-async-mcp-visit")
+"""Whose request this is; the library starts a session within its first one."""
 
 
-def streamable_for(hall: Hall) -> ASGIApp | None:
+def streamable_for(hall: Hall) -> Streamable | None:
     """MCP's transport, if it is installed and there are tools."""
     has_tools = any(shape.has_tools for shape in hall.shapes.values())
     if not has_tools or importlib.util.find_spec("mcp") is None:
@@ -57,6 +61,12 @@ class Streamable:
         self._hall = hall
         self._managers: dict[str, StreamableHTTPSessionManager] = {}
         self._lock = anyio.Lock()
+        self._visits = Visits(sessions=hall.core.limits.sessions, lease=hall.lease)
+
+    @property
+    def sessions(self) -> int:
+        """How many MCP sessions there are, with and without one of the server."""
+        return len(self._visits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -77,17 +87,47 @@ class Streamable:
             await JSONResponse({"detail": text}, status_code=404)(scope, receive, send)
             return
         manager = await self._manager(shape)
-        await manager.handle_request(scope, receive, send)
+        await self._serve(manager, scope, receive, send)
+
+    async def _serve(
+        self,
+        manager: StreamableHTTPSessionManager,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Let the library answer, and note which session was used."""
+        id = _header(scope["headers"], _ID)
+        visit = Visit() if id is None else self._visits.find(id)
+        if visit is None:
+            await _unknown_session()(scope, receive, send)
+            return
+
+        async def watched(message: Message) -> None:
+            is_start = message["type"] == "http.response.start"
+            if is_start and not visit.id and message["status"] < 400:
+                told = _header(message["headers"], _ID)
+                if told is not None:
+                    self._visits.admit(visit, told)
+            await send(message)
+
+        self._visits.begin(visit)
+        before = _visit.set(visit)
+        try:
+            await manager.handle_request(scope, receive, watched)
+        finally:
+            _visit.reset(before)
+            self._visits.done(visit)
 
     async def _manager(self, shape: Shape) -> StreamableHTTPSessionManager:
         name = shape.spec.name
         async with self._lock:
             if name not in self._managers:
                 make = await anyio.to_thread.run_sync(_load)
-                manager = make(self._hall, shape)
+                manager = make(self._hall, shape, self._visits)
                 running = anyio.Event()
                 self._hall.core.tasks.spawn(
-                    _run(manager, running), f"openenv-async-mcp-{name}"
+                    _run(manager, running, self._visits), f"openenv-async-mcp-{name}"
                 )
                 await running.wait()
                 self._managers[name] = manager
@@ -96,6 +136,19 @@ class Streamable:
 
 def _query(scope: Scope) -> dict[str, list[str]]:
     return parse_qs(scope.get("query_string", b"").decode("latin-1"))
+
+
+def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    found = (value for key, value in headers if key.lower() == name)
+    value = next(found, None)
+    return None if value is None else value.decode("latin-1")
+
+
+def _unknown_session() -> JSONResponse:
+    """What tells a client of MCP to begin anew."""
+    error = {"code": int(RpcCode.INVALID_REQUEST), "message": "Session not found"}
+    body = {"jsonrpc": "2.0", "id": "server-error", "error": error}
+    return JSONResponse(body, status_code=404)
 
 
 def _arguments(query: dict[str, list[str]]) -> dict[str, Any]:
@@ -115,29 +168,41 @@ def _arguments(query: dict[str, list[str]]) -> dict[str, Any]:
     return cast(dict[str, Any], found)
 
 
-async def _run(manager: StreamableHTTPSessionManager, running: anyio.Event) -> None:
+async def _run(
+    manager: StreamableHTTPSessionManager, running: anyio.Event, visits: Visits
+) -> None:
     """Run a manager until the server ends."""
     async with manager.run():
         running.set()
-        await anyio.sleep_forever()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            # One after the other: to cancel all at once takes the library far longer.
+            await visits.aclose()
 
 
-def _load() -> Callable[[Hall, Shape], StreamableHTTPSessionManager]:
+def _load() -> Callable[[Hall, Shape, Visits], StreamableHTTPSessionManager]:
     """Import the library, which blocks; returns what makes a manager."""
     from mcp.server.lowlevel import Server  # noqa: PLC0415 (an optional, slow extra)
     from mcp.server.streamable_http_manager import (  # noqa: PLC0415 (an optional, slow extra)
         StreamableHTTPSessionManager,
     )
 
-    def make(hall: Hall, shape: Shape) -> StreamableHTTPSessionManager:
+    # The library's logger; filters are added once, however often this is called.
+    logging.getLogger("mcp.server.streamable_http").addFilter(_is_news)
+
+    def make(hall: Hall, shape: Shape, visits: Visits) -> StreamableHTTPSessionManager:
         spec = shape.spec
 
         @contextlib.asynccontextmanager
         async def session(
             _server: Server[_Episode, Any],
         ) -> AsyncGenerator[_Episode, None]:
-            async with _Episode(hall, shape) as episode:
-                yield episode
+            visit = _visit.get()
+            # The scope ends the session from outside, like a client that leaves.
+            with visit.scope:
+                async with _Episode(hall, shape, visits, visit) as episode:
+                    yield episode
 
         server: Server[_Episode, Any] = Server(
             spec.name,
@@ -148,13 +213,20 @@ def _load() -> Callable[[Hall, Shape], StreamableHTTPSessionManager]:
         _register(server)
         return StreamableHTTPSessionManager(
             server,
-            session_idle_timeout=_IDLE,
+            # Which ones end, and when, is for `Visits` to say.
+            session_idle_timeout=None,
+            max_sessions=None,
             max_request_body_size=hall.frame_bytes,
-            # Beyond the bound of sessions, so that its refusal is the one with numbers.
-            max_sessions=hall.core.limits.sessions + _SPARE,
         )
 
     return make
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of the library's says more than that a client left."""
+    cause = record.exc_info[1] if record.exc_info else None
+    is_gone = isinstance(cause, anyio.ClosedResourceError | anyio.BrokenResourceError)
+    return not (is_gone and "standalone SSE writer" in record.getMessage())
 
 
 def _register(server: Server[_Episode, Any]) -> None:
@@ -198,19 +270,22 @@ def _register(server: Server[_Episode, Any]) -> None:
 class _Episode:
     """The session behind one MCP session; its episode begins with the first request."""
 
-    def __init__(self, hall: Hall, shape: Shape) -> None:
+    def __init__(self, hall: Hall, shape: Shape, visits: Visits, visit: Visit) -> None:
         self._hall = hall
         self._shape = shape
-        self._seat: Seat | None = None
+        self._visits = visits
+        self._visit = visit
         self._begun = False
         self._lock = anyio.Lock()
 
     async def __aenter__(self) -> _Episode:
+        self._visits.enter(self._visit)
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        if self._seat is not None:
-            self._seat.leave()
+        self._visits.leave(self._visit)
+        if self._visit.seat is not None:
+            self._visit.seat.leave()
 
     async def ask(
         self, action: dict[str, object], arguments: dict[str, Any]
@@ -220,6 +295,8 @@ class _Episode:
         Args:
             action: The action's fields.
             arguments: For `reset`, if the episode is yet to begin.
+
+        Cancelling that cancels the step, which breaks the episode if it had begun.
 
         Raises:
             McpError: The server refused it, or the environment failed.
@@ -234,12 +311,15 @@ class _Episode:
 
     async def _ready(self, arguments: dict[str, Any]) -> Seat:
         async with self._lock:
-            seat = self._seat
-            if seat is None or not seat.is_open:
+            seat = self._visit.seat
+            # One that was lost is not replaced: the agent would go on in an episode
+            # that never saw what it did.
+            if seat is None:
                 entered = self._hall.enter(self._shape, label="mcp")
                 if isinstance(entered, m.Failure):
                     raise _error(entered)
-                seat = self._seat = entered
+                seat = entered
+                self._visits.take(self._visit, seat)
                 self._begun = False
             if not self._begun:
                 answer = await seat.ask(m.Reset, msgspec.json.encode(arguments))
@@ -258,12 +338,7 @@ def _error(failure: m.Failure) -> Exception:
         types.ErrorData(
             code=types.INVALID_PARAMS if by_caller else types.INTERNAL_ERROR,
             message=failure.message,
-            data={
-                "code": failure.code,
-                "executed": failure.executed,
-                "retryable": failure.retryable,
-                "fault": failure.fault,
-            },
+            data=rpc_detail(failure),
         )
     )
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 _NAMES = (
     *("app", "AsyncEnvironment", "LoneEnvironment", "BrowserEnvironment"),
     *("BrokenEnvironment", "tools_app", "make_app", "make_counting?goal=5"),
-    "recorded_app",
+    *("recorded_app", "choose_class?limit=4"),
 )
 
 
@@ -115,6 +115,26 @@ async def test_failing_step_breaks_its_episode(
         assert (await env.step({"delta": 1})).observation["total"] == 1
 
 
+async def test_action_that_is_nested_deeply_is_its_callers_mistake(
+    server: Path,
+) -> None:
+    """Nothing ran, so the episode goes on; OpenEnv's clients are told the same."""
+    value: list[Any] = []
+    for _ in range(250):
+        value = [value]
+    async with env_of(server) as env:
+        await env.reset()
+        with pytest.raises(InvalidAction) as caught:
+            await env.step({"delta": value})
+        assert caught.value.executed == "no"
+        assert (await env.step({"delta": 1})).observation["total"] == 1
+    async with unix_connect(str(server), "ws://localhost/ws") as socket:
+        await socket.send(json.dumps({"type": "step", "data": {"delta": value}}))
+        answer = json.loads(await socket.recv())
+        assert answer["data"]["code"] == "VALIDATION_ERROR"
+        assert [each["loc"] for each in answer["data"]["errors"]] == [["delta"]]
+
+
 async def test_each_session_has_a_thread_of_its_own(server: Path) -> None:
     """Blocking environments stay on the thread that built them; slow ones alone."""
     async with env_of(server) as first, env_of(server) as second:
@@ -180,9 +200,11 @@ async def test_environment_that_cannot_be_built_says_why(server: Path) -> None:
             await env.reset()
 
 
-@pytest.mark.parametrize(("name", "goal"), [("made_app", 2), ("count", 5)])
+@pytest.mark.parametrize(
+    ("name", "goal"), [("made_app", 2), ("count", 5), ("chosen", 4)]
+)
 async def test_functions_are_factories_too(server: Path, name: str, goal: int) -> None:
-    """An application's factory and an environment's, with arguments."""
+    """One of an application, an environment, or a class; with arguments."""
     async with env_of(server, name) as env:
         await env.reset()
         assert not (await env.step({"delta": goal - 1})).done

@@ -6,10 +6,18 @@ import datetime
 import enum
 import json
 import math
-from typing import Any
+import sys
+from typing import Any, cast
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    computed_field,
+    field_serializer,
+    field_validator,
+)
 from pydantic_core import to_json
 
 from openenv_async import InvalidAction, messages
@@ -213,6 +221,44 @@ def test_actions_are_validated_as_openenv_does() -> None:
         "greater_than_equal",
         "extra_forbidden",
     ]
+
+
+@pytest.mark.parametrize("depth", [10, 200, 250, 900])
+def test_action_that_is_nested_too_deeply_is_refused(depth: int) -> None:
+    """What does not fit is told, with the input where JSON can hold it."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    actions = Actions("test", Act.model_validate)
+    with pytest.raises(InvalidAction, match="amount") as caught:
+        actions({"amount": value})
+    (error,) = cast("list[dict[str, Any]]", caught.value.detail["errors"])
+    assert (error["type"], error["loc"]) == ("int_type", ["amount"])
+    assert ("input" in error) is (depth < 200)
+
+
+def test_action_whose_validator_runs_out_of_stack_is_refused() -> None:
+    """Nothing was executed, and what the caller sent is the reason."""
+
+    def depth_of(value: object) -> int:
+        return 1 + depth_of(value[0]) if isinstance(value, list) and value else 0
+
+    class Tree(BaseModel):
+        branches: list[Any]
+
+        @field_validator("branches")
+        @classmethod
+        def _shallow(cls, branches: list[Any]) -> list[Any]:
+            if depth_of(branches) > 9:
+                raise ValueError("too many branches")
+            return branches
+
+    value: list[Any] = []
+    for _ in range(sys.getrecursionlimit()):
+        value = [value]
+    with pytest.raises(InvalidAction, match="nested less deeply") as caught:
+        Actions("test", Tree.model_validate)({"branches": value})
+    assert (caught.value.executed, caught.value.fault) == ("no", "caller")
 
 
 @pytest.mark.parametrize(

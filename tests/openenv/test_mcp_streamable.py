@@ -12,7 +12,6 @@ import httpx
 import pytest
 from mcp import ClientSession, McpError, types
 from mcp.client.streamable_http import streamable_http_client
-from sse_starlette.sse import AppStatus
 
 from openenv_async.server import create_app
 from openenv_async.tools import EpisodeBegun, ToolEnvironment, tool
@@ -47,14 +46,17 @@ async def server() -> AsyncIterator[Serving]:
     """A server with tools, and an environment without."""
     async with serving(Shop, ScriptedEnvironment, max_sessions=2) as server:
         yield server
-    await _unwatched()
+    await unwatched()
 
 
-async def _unwatched() -> None:
+async def unwatched() -> None:
+    """Wait for the end of what the library leaves behind."""
     # The library's streams have a task that looks for the end of a process.
-    AppStatus.should_exit = True
-    await eventually(lambda: not any(map(_watches, asyncio.all_tasks())))
-    AppStatus.should_exit = False
+    watchers = [task for task in asyncio.all_tasks() if _watches(task)]
+    for task in watchers:
+        task.cancel()
+    if watchers:
+        await asyncio.wait(watchers)
 
 
 def _watches(task: asyncio.Task[Any]) -> bool:
@@ -194,7 +196,7 @@ async def test_query_says_what_the_episode_begins_with() -> None:
             "episode_id": "e",
             "options": {"task": "t"},
         }
-    await _unwatched()
+    await unwatched()
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "null", '"seed"'])

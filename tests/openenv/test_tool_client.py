@@ -12,6 +12,7 @@ from openenv_async.openenv.errors import ServerError
 from openenv_async.tools.models import ToolCalled, ToolsListed
 from tests.chaos.cutter import cut_off
 from tests.serving import serving
+from tests.tools.shop import Shop
 
 from .theirs import Theirs, serving_theirs
 from .tooling import Tooling
@@ -92,6 +93,26 @@ async def test_our_server_lists_and_calls_tools() -> None:
                 CallToolAction(tool_name="echo", arguments={"message": "hi"})
             )
             assert result.observation.tool_name == "echo"
+
+
+async def test_our_server_says_whether_a_call_ran() -> None:
+    """A refusal that ran nothing can be told from a tool that failed."""
+    async with serving(Shop) as server:
+        async with MCPToolClient(base_url=server.url) as env:
+            with pytest.raises(ServerError, match="slipped") as caught:
+                await env.call_tool("drop", how="clumsily")
+            assert caught.value.executed == "yes"
+            with pytest.raises(ServerError, match="no apples") as caught:
+                await env.call_tool("drop", how="fatally")
+            assert caught.value.executed == "unknown"
+            with pytest.raises(ServerError, match="'broken'") as caught:
+                await env.call_tool("sell", apples=1)
+            error = caught.value
+            assert (error.code, error.executed) == ("episode_broken", "no")
+            assert error.dialect_code == "EXECUTION_ERROR"
+            with pytest.raises(ServerError, match="Missing 'name'") as caught:
+                await env.call_tool("")
+            assert caught.value.executed == "no"
 
 
 def test_only_production_is_a_mode() -> None:

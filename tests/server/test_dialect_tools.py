@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from openenv_async import messages as m
+from openenv_async.server.dialect import Hall, Seat
+from openenv_async.tools import EpisodeBegun, ToolEnvironment
 from tests.openenv.sockets import Wire, plain
 from tests.serving import serving
 from tests.tools.shop import Shop
@@ -64,6 +67,64 @@ async def test_episode_that_ended_needs_a_reset(wire: Wire) -> None:
     assert (await wire.step(**finish))["done"] is True
     again = await wire.step(**finish)
     assert (again["code"], again["executed"]) == ("EXECUTION_ERROR", "no")
+
+
+async def test_refused_call_says_that_nothing_ran(wire: Wire) -> None:
+    """JSON-RPC has our facts in `data`, which OpenEnv leaves empty."""
+    ended = await wire.rpc("tools/call", name="close_deal")
+    assert ended["result"]["done"] is True
+    refusal = (await wire.rpc("tools/call", name="close_deal"))["error"]
+    assert refusal["data"] == {
+        "code": "episode_done",
+        "executed": "no",
+        "retryable": False,
+        "fault": "caller",
+    }
+
+
+async def test_error_of_a_tool_is_told_from_one_of_the_environment(wire: Wire) -> None:
+    """The step ran that a tool refused; nobody knows how far one came that broke."""
+    params = {"name": "drop", "arguments": {"how": "clumsily"}}
+    data = (await wire.rpc("tools/call", **params))["error"]["data"]
+    assert (data["error_type"], data["executed"]) == ("execution_error", "yes")
+    params["arguments"] = {"how": "fatally"}
+    data = (await wire.rpc("tools/call", **params))["error"]["data"]
+    assert (data["code"], data["executed"]) == ("environment_failed", "unknown")
+
+
+class Late(ToolEnvironment):
+    """Its reset waits, and fails."""
+
+    entered: asyncio.Event
+    opened: asyncio.Event
+
+    async def reset(self, **_arguments: Any) -> EpisodeBegun:
+        """Wait until it is let go."""
+        self.entered.set()
+        await self.opened.wait()
+        raise RuntimeError("closed today")
+
+
+async def test_withdrawn_call_leaves_the_next_one_its_own_answer() -> None:
+    """A reset that fails after its call was withdrawn is nobody else's answer."""
+    Late.entered, Late.opened = asyncio.Event(), asyncio.Event()
+    async with serving(Late) as server, asyncio.timeout(10):
+        hall = Hall(server.core, lease=60.0, frame_bytes=1 << 20)
+        seat = hall.enter(hall.shapes["late"])
+        assert isinstance(seat, Seat)
+        action = b'{"type": "list_tools"}'
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(seat.ask(m.Step, action))
+            await Late.entered.wait()
+            second = group.create_task(seat.ask(m.Step, action))
+            await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait([first])
+            Late.opened.set()
+        answer = second.result()
+        assert isinstance(answer, m.Failure)
+        assert (answer.code, answer.executed) == ("episode_broken", "no")
+        seat.leave()
 
 
 async def test_reset_that_fails_is_the_answer() -> None:

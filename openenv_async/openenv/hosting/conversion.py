@@ -48,15 +48,28 @@ class Actions:
         """
         try:
             return self._build(fields)
+        except RecursionError as error:
+            raise InvalidAction(
+                f"expected an action of {self._name!r} that is nested less deeply: "
+                f"{error}"
+            ) from error
         except ValidationError as error:
             text = str(error)
             if len(text) > _LONGEST:
                 text = f"{text[:_LONGEST]}..."
             raise InvalidAction(
                 f"expected an action of {self._name!r}: {text}",
-                # By way of JSON, because it holds whatever a validator raised.
-                detail={"errors": from_json(error.json())},
+                detail={"errors": _errors_of(error)},
             ) from error
+
+
+def _errors_of(error: ValidationError) -> object:
+    """Pydantic's list; by way of JSON, because it holds whatever a validator raised."""
+    try:
+        return from_json(error.json())
+    except ValueError:
+        # What the caller sent is nested too deeply for JSON to hold it.
+        return from_json(error.json(include_input=False, include_context=False))
 
 
 class Observations:

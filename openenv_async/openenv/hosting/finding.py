@@ -1,8 +1,8 @@
 """What an environment of OpenEnv's is made of: its factory, its models, its habits.
 
 Found from a class, from an application that OpenEnv's `create_app` made, or from a
-function that returns either. All by shape, because `openenv.core` takes seconds to
-import and its module paths changed between versions.
+function that returns one of these or an environment. All by shape, because
+`openenv.core` takes seconds to import and its module paths changed between versions.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ def find_hosted(target: str, arguments: Mapping[str, object]) -> Hosted:
     if server is None and callable(found) and not isinstance(found, type):
         found = _call(found, arguments, target)
         server = _server_of(found)
+        if server is None and _is_environment_class(found):
+            return _of_class(cast(type, found), {})
         if server is None and _is_environment_class(type(found)):
             return _of_function(target, found, arguments)
         arguments = {}
@@ -201,7 +203,7 @@ def _enclosed(function: object) -> Iterator[object]:
             continue
 
 
-# The three kinds
+# The kinds
 
 
 def _of_class(kind: type, arguments: Mapping[str, object]) -> Hosted:

@@ -7,13 +7,13 @@ with the answer. It counts, so that nobody gets past the server's bound this way
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ... import messages as m
 from ...dialect import RpcProblem, decode_rpc_request, encode, validation_error
@@ -24,7 +24,7 @@ from .rpc import answer_request
 from .shapes import Shape
 from .tasks import TaskRoutes
 
-__all__ = ["McpRoute", "dialect_routes"]
+__all__ = ["McpRoute", "McpTransport", "dialect_routes"]
 
 _STATUS: Final = {
     "at_capacity": 503,
@@ -176,6 +176,18 @@ def _json(value: object) -> Response:
     return Response(encode(value), media_type="application/json")
 
 
+class McpTransport(Protocol):
+    """MCP's own transport: an ASGI application that counts its sessions."""
+
+    @property
+    def sessions(self) -> int:
+        """How many MCP sessions there are, with and without one of the server."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+
 class McpRoute:
     """`/mcp`: OpenEnv's JSON-RPC, and beside it MCP itself where that is installed.
 
@@ -185,8 +197,13 @@ class McpRoute:
 
     def __init__(self, hall: Hall) -> None:
         self._hall = hall
-        self.streamable: ASGIApp | None = None
+        self.streamable: McpTransport | None = None
         """MCP's own transport, for clients that ask for it; set by whoever has it."""
+
+    @property
+    def sessions(self) -> int:
+        """How many MCP sessions there are; 0 where MCP is not installed."""
+        return 0 if self.streamable is None else self.streamable.sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whichever of the two it speaks."""

@@ -180,15 +180,35 @@ class Seat(ServerProtocol):
         *,
         timeout: float | None = None,
     ) -> Answer:
-        """Queue a call and wait for its answer; a cancelled one is still executed."""
+        """Queue a call and wait for its answer; cancelling that cancels the call."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def done(message: Answer) -> None:
             if not answer.done():
                 answer.set_result(message)
 
-        self.execute(self.post(Call(kind, data, done, timeout)))
-        return await answer
+        call = Call(kind, data, done, timeout)
+        # There is no connection that would keep the server.
+        self._core.hold()
+        self.execute(self.post(call))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.withdraw(call)
+            raise
+
+    def withdraw(self, call: Call) -> None:
+        """Stop a call, or forget it before its turn; idempotent.
+
+        What follows it waits until the environment has let go of it.
+        """
+        channel = self._channel
+        if call in self._waiting:
+            self._waiting.remove(call)
+        elif call is self._current and channel is not None:
+            work = channel.cancel(channel.seq)
+            if work is not None:
+                self._core.execute(work)
 
     def execute(self, work: Work | None) -> None:
         """Execute what `post` returned."""
@@ -242,7 +262,9 @@ class Seat(ServerProtocol):
         self._waiting.appendleft(call)
 
         def done(answer: Answer) -> None:
-            if isinstance(answer, m.Failure) and self._waiting:
+            # It may have been withdrawn meanwhile.
+            is_next = bool(self._waiting) and self._waiting[0] is call
+            if isinstance(answer, m.Failure) and is_next:
                 self._waiting.popleft().done(answer)
 
         reset = self._current = Call(m.Reset, b"{}", done, call.timeout)

@@ -21,7 +21,7 @@ from ...dialect import (
 )
 from .shapes import Shape
 
-__all__ = ["RpcAnswer", "tool_action", "tool_answer"]
+__all__ = ["RpcAnswer", "rpc_detail", "tool_action", "tool_answer"]
 
 RpcAnswer = RpcResult | RpcFailure
 """A JSON-RPC response."""
@@ -52,6 +52,16 @@ def tool_action(request: RpcRequest, shape: Shape) -> bytes | RpcFailure:
     return msgspec.json.encode(action)
 
 
+def rpc_detail(failure: m.Failure) -> dict[str, object]:
+    """What an error says besides its text, for the field `data` of JSON-RPC."""
+    return {
+        "code": failure.code,
+        "executed": failure.executed,
+        "retryable": failure.retryable,
+        "fault": failure.fault,
+    }
+
+
 def tool_answer(
     request: RpcRequest, shape: Shape, answer: m.Reply | m.Failure
 ) -> RpcAnswer:
@@ -59,7 +69,8 @@ def tool_answer(
     if isinstance(answer, m.Failure):
         error = shape.error(answer, tracebacks=True, kind=m.Step)
         text = answer.message if error.errors else error.message
-        return rpc_failure(request.id, RpcCode.INTERNAL_ERROR, text)
+        facts = rpc_detail(answer)
+        return rpc_failure(request.id, RpcCode.INTERNAL_ERROR, text, facts)
     data = shape.observation(answer.payload)
     observation = cast(dict[str, Any], data.observation)
     if request.method == "tools/list":
@@ -70,7 +81,9 @@ def tool_answer(
         if isinstance(problem, dict):
             told = cast(dict[str, object], problem)
         text = str(told.get("message", "") or observation["error"])
-        return rpc_failure(request.id, RpcCode.INTERNAL_ERROR, text, told or None)
+        # The tool may not have run, but the step did.
+        told = {**told, "executed": "yes"}
+        return rpc_failure(request.id, RpcCode.INTERNAL_ERROR, text, told)
     result: object = observation.get("result")
     if "content" in (cast(dict[str, object], result) if _is_map(result) else ()):
         return RpcResult(request.id, result)

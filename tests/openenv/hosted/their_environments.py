@@ -284,6 +284,18 @@ def make_counting(goal: int = 2) -> CountEnvironment:
     return CountEnvironment(goal=goal)
 
 
+def choose_class(limit: int = 3) -> type[CountEnvironment]:
+    """A function that returns a class."""
+
+    class ChosenEnvironment(CountEnvironment):
+        """Counts up to what was chosen."""
+
+        def __init__(self) -> None:
+            super().__init__(goal=limit)
+
+    return ChosenEnvironment
+
+
 def make_app() -> Any:
     """A factory of applications."""
     return create_app(make_counting, CountAction, CountObservation, env_name="made_app")
