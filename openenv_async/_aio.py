@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -137,10 +138,20 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(
-        self, coroutine: Coroutine[Any, Any, None], name: str
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        name: str,
+        context: Context | None = None,
     ) -> asyncio.Task[None]:
-        """Start a task; what it raises is logged, never lost."""
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        """Start a task; what it raises is logged, never lost.
+
+        Args:
+            coroutine: What it does.
+            name: For logs.
+            context: Of its context variables; None copies the running one.
+        """
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -164,12 +175,17 @@ class Tasks:
         for task in tasks:
             task.cancel()
         cancelled = await _outlast(tasks, patience)
-        for task in tasks:
-            if not task.done():
-                name = task.get_name()
-                _logger.warning("task %s cannot be cancelled and was left", name)
-                # Otherwise `asyncio.run` would wait for it for ever.
-                asyncio.tasks._unregister_task(task)  # noqa: SLF001 (documented for those who manage tasks)
+        left = [task for task in tasks if not task.done()]
+        if left:
+            names = ", ".join(sorted({task.get_name() for task in left}))
+            _logger.warning(
+                "%d tasks cannot be cancelled and were left: %s", len(left), names
+            )
+        for task in left:
+            # Otherwise `asyncio.run` would wait for it for ever.
+            asyncio.tasks._unregister_task(task)  # noqa: SLF001 (documented for those who manage tasks)
+            # It was told above; asyncio would tell it again for each.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 (as `asyncio.gather` does)
         if cancelled is not None:
             raise cancelled
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..rollout.episodes import Episode, outcome_label
+from ..rollout.episodes import Episode, Outcome, outcome_label
 from ..rollout.timing import RunStatistics
 
 __all__ = ["Seen", "Show", "shown", "table_of", "trouble"]
@@ -34,6 +34,8 @@ class Seen:
 
     def __init__(self) -> None:
         self.count = self.failed = self.resumed = self.steps = 0
+        self.not_finite = 0
+        """Episodes whose return is NaN or infinite, which counts as none."""
         self.outcomes: Counter[str] = Counter()
         self.messages: dict[str, str] = {}
         """What the first failure of each kind said, in one line."""
@@ -48,10 +50,12 @@ class Seen:
         self.steps += episode.length
         label = outcome_label(episode.outcome)
         self.outcomes[label] += 1
-        message = getattr(episode.outcome, "message", "")
+        message = _said(episode.outcome)
         if message and label not in self.messages:
             self.messages[label] = _in_one_line(message)
-        if episode.return_ is not None:
+        if episode.return_ is not None and not episode.has_return:
+            self.not_finite += 1
+        elif episode.return_ is not None:
             self._returns += 1
             self._sum += episode.return_
             self._recent.append(episode.return_)
@@ -65,6 +69,15 @@ class Seen:
     def recent_return(self) -> float | None:
         """The same for the latest hundred."""
         return sum(self._recent) / len(self._recent) if self._recent else None
+
+
+def _said(outcome: Outcome) -> str:
+    """What a failure said; if that was nothing, where its exception was raised."""
+    if message := getattr(outcome, "message", ""):
+        return str(message)
+    lines = str(getattr(outcome, "traceback", "")).splitlines()
+    places = [line.strip() for line in lines if line.startswith("  File ")]
+    return f"(no message) {places[-1]}" if places else ""
 
 
 def _in_one_line(text: str) -> str:
@@ -90,8 +103,12 @@ def trouble(state: RunStatistics) -> str:
     away = state.unreachable + state.lost
     if not away:
         return ""
-    what = "connection lost" if state.unreachable else "sessions lost"
-    text = f"{what}: {away} sessions without a server, trying again"
+    if state.silent_for:
+        text = f"no answer from the server for {state.silent_for:.0f} s: "
+        text += f"{away} sessions wait"
+    else:
+        what = "connection lost" if state.unreachable else "sessions lost"
+        text = f"{what}: {away} sessions without a server, trying again"
     if state.unreachable_for:
         left = max(0.0, state.gives_up_after - state.unreachable_for)
         text += f" for {left:.0f} s more, then the run ends"

@@ -17,9 +17,9 @@ from ..errors import LocalProtocolError
 from ..providers import LocalProvider, Provider
 from ..providers.docker import DockerProvider
 from ..rollout.episodes import Episode
-from ..rollout.runs import ReplayReport, Run, open_run
+from ..rollout.runs import EnvironmentRecord, ReplayReport, Run, open_run
 from ..rollout.runs import replay as play_again
-from ..scaffold import importable_target, search_path
+from ..scaffold import importable_target, search_path, search_variables
 
 __all__ = ["replay"]
 
@@ -102,6 +102,8 @@ def _where(run: Run, target: str, image: str) -> tuple[str | None, Provider | No
     if target and image:
         raise LocalProtocolError("expected --env or --image, and not both")
     record = run.manifest.environment
+    if not target and not image and record.source:
+        return None, _as_recorded(record)
     if not target and not image:
         target, image = record.target, record.image
     if image:
@@ -114,6 +116,17 @@ def _where(run: Run, target: str, image: str) -> tuple[str | None, Provider | No
     if "://" in target:
         return target, None
     return None, LocalProvider(target, environment=variables)
+
+
+def _as_recorded(record: EnvironmentRecord) -> Provider:
+    """What starts the environment of a run from the folder that it was played from."""
+    if not Path(record.source).is_dir():
+        raise LocalProtocolError(
+            f"expected {record.target!r} in {record.source!r} as when the run was "
+            "played, got no such folder: name where it is now with --env"
+        )
+    variables = search_variables(record.source)
+    return LocalProvider(record.target, environment=variables)
 
 
 def _chosen(run: Run, ids: list[str] | None) -> Iterable[Episode[Any, Any]]:

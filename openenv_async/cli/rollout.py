@@ -19,8 +19,15 @@ from ..rollout.options import Batching, CollectorOptions
 from ..rollout.runs import Rollout, RolloutPlan, count_tasks, read_tasks
 from ..rollout.runs import rollout as open_rollout
 from ..rollout.runs.policies import ChatSettings
+from ..rollout.starts import TasksLike
 from ..rollout.timing import RunStatistics
-from ..scaffold import importable_module, importable_target, search_path
+from ..scaffold import (
+    importable_module,
+    importable_target,
+    search_path,
+    source_folder,
+)
+from .interrupts import enforced
 from .progress import Seen, shown
 
 __all__ = ["rollout"]
@@ -173,7 +180,11 @@ def rollout(
     ] = False,
     web: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool,
-        typer.Option("--web", help="Watch it in the debug pane while it runs."),
+        typer.Option(
+            "--web",
+            help="Watch it in the debug pane while it runs: at a port of this machine, "
+            "which everybody on it may use.",
+        ),
     ] = False,
     as_json: Annotated[  # noqa: FBT002 (typer's way to declare a flag)
         bool, typer.Option("--json", help="Print the result as JSON.")
@@ -198,10 +209,12 @@ def rollout(
     if ":" in policy:
         # A policy is found where the command is run, whatever plays where.
         importable_module()
+    found, task_count = _tasks(tasks)
     plan = RolloutPlan(
         folder=out,
         target=importable_target(target) if target else "",
         variables=search_path(target) if target else {},
+        source=source_folder(target) if target else "",
         image=image,
         environment=environment,
         policy=policy,
@@ -212,9 +225,9 @@ def rollout(
             sampling=_decoded(sampling),
             logprobs=logprobs,
         ),
-        tasks=int(tasks) if tasks.isdecimal() else read_tasks(tasks),
+        tasks=found,
         tasks_label=tasks,
-        task_count=None if tasks.isdecimal() else count_tasks(tasks),
+        task_count=task_count,
         options=CollectorOptions(
             seed=seed,
             group_size=group_size,
@@ -241,6 +254,23 @@ def rollout(
         played = _Played(plan, show)
         anyio.run(played.run)
     played.report(as_json=as_json)
+
+
+def _tasks(text: str) -> tuple[TasksLike, int]:
+    """The tasks that --tasks names, and how many there are."""
+    if text.isdecimal() and int(text):
+        return int(text), int(text)
+    try:
+        float(text)
+    except ValueError:
+        pass
+    else:
+        # No name of a file that anybody means.
+        raise LocalProtocolError(
+            "expected a whole number above 0 for --tasks, or a file of JSON lines, got "
+            f"{text!r}"
+        )
+    return read_tasks(text), count_tasks(text)
 
 
 def _decoded(text: str) -> dict[str, object]:
@@ -315,8 +345,13 @@ class _Played:
             await anyio.sleep(_POLL)
 
     async def _end_at_signal(self, scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        numbers = signal.SIGINT, signal.SIGTERM
+        with (
+            anyio.open_signal_receiver(*numbers) as received,
+            enforced(*numbers) as interrupts,
+        ):
             async for number in received:
+                interrupts.taken()
                 if self._signal or self._rollout is None:
                     # Asked twice, or before there is anything to keep.
                     self._signal = number
@@ -344,6 +379,7 @@ class _Played:
                 interrupted=bool(self._signal),
                 error=None if self._error is None else self._error.message,
                 mean_return=seen.mean_return,
+                not_finite=seen.not_finite,
                 steps=seen.steps,
                 outcomes=dict(seen.outcomes),
                 messages=seen.messages,
@@ -353,7 +389,9 @@ class _Played:
             show = shlex.join([_program(), "show", str(self._plan.folder)])
             print(f"look at it with: {show}   (--web: in a browser)", file=sys.stderr)
         stopped = self._error is not None or self._signal
-        if stopped and (seen.count or seen.resumed):
+        is_there = seen.count or seen.resumed or self._signal
+        if stopped and self._statistics is not None and is_there:
+            # Not where it was refused: the same command would be so again.
             print(f"go on with: {_command()}", file=sys.stderr)
         if self._error is not None:
             raise self._error
@@ -381,6 +419,9 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     """Why it broke off."""
     mean_return: float | None
+    """Of the episodes that have a return."""
+    not_finite: int
+    """Episodes whose return is NaN or infinite, which counts as none."""
     steps: int
     """Of the recorded episodes, as everything above."""
     outcomes: dict[str, int]
@@ -406,6 +447,8 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
             )
         if given_up := state.outcomes.get("truncated: cancelled"):
             lines.append(f"  {given_up} given up when it was interrupted, not recorded")
+        if self.not_finite:
+            lines.append(f"  {self.not_finite} count for no return: it is not finite")
         if self.mean_return is not None:
             lines.append(f"mean return {self.mean_return:.4g}")
         if state.bottleneck is not None:

@@ -37,21 +37,37 @@ class Arrivals:
     def __bool__(self) -> bool:
         return bool(self._results or self.posted)
 
+    @property
+    def untaken(self) -> int:
+        """Results that nobody took, and those that are still to come."""
+        return len(self._results) + len(self.posted)
+
     def post(self, index: int) -> None:
         """A request is in flight."""
         self.posted.add(index)
 
     def put(self, index: int, result: object) -> None:
-        """A request has its result."""
-        self.posted.discard(index)
+        """A request has its result; one that was dropped meanwhile has none."""
+        if index not in self.posted:
+            return
+        self.posted.remove(index)
         self._results.append((index, result))
         if len(self._results) >= self._wanted:
             self.notify()
 
     def clear(self) -> None:
-        """Forget everything: the batch is opened anew."""
+        """Forget everything: whoever posted it is gone."""
         self.posted.clear()
         self._results.clear()
+
+    def drop(self, index: int) -> None:
+        """Forget what was posted for a session, and what has arrived of it."""
+        self.posted.discard(index)
+        if self._results:
+            kept = [one for one in self._results if one[0] != index]
+            self._results = deque(kept)
+        # With one less to come, the others may be all that can.
+        self.notify()
 
     def take(self, most: int | None) -> list[tuple[int, object]]:
         """Take what has arrived, the oldest first."""

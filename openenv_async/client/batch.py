@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from time import perf_counter_ns
 from types import TracebackType
@@ -12,16 +11,25 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .. import messages as m
 from .._aio import SPIN_WINDOW, shielded
-from ..errors import LocalProtocolError, OpenEnvError, SessionBusy, SessionClosed
+from ..errors import LocalProtocolError, OpenEnvError, SessionClosed
 from ..providers import Placer, Provider, Served, placer_of
 from .arrivals import Arrivals, check_bounds
-from .connection import ConnectionOptions, close_patience
+from .connection import ConnectionOptions, closing
 from .links import Link
 from .loans import Loan
 from .payloads import Payloads
 from .results import AutoresetMode, BatchResult, Failure, Ready
 from .seats import Seat, leave_seats, take_seats
-from .slots import Gather, Slot, counted, slots_at, spread_options, spread_seeds
+from .slots import (
+    Gather,
+    Slot,
+    check_counts,
+    check_free,
+    counted,
+    slots_at,
+    spread_options,
+    spread_seeds,
+)
 from .sync import SyncBatch
 
 if TYPE_CHECKING:
@@ -75,10 +83,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     ) -> None:
         if (url is None) is (provider is None):
             raise LocalProtocolError("expected a url or a provider, and not both")
-        if size < 1:
-            raise LocalProtocolError(f"expected a size of at least 1, got {size}")
-        if sockets is not None and sockets < 1:
-            raise LocalProtocolError(f"expected at least one socket, got {sockets}")
+        check_counts(size, sockets)
         self.autoreset = AutoresetMode.of(autoreset)
         self.payloads = payloads
         self.decode: Callable[[Any], Any] = payloads.observation
@@ -110,7 +115,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         """Sessions whose caller was cancelled while a request was in flight."""
         self._calm: asyncio.Future[None] | None = None
         self._is_open = False
-        self.loan = Loan()
+        self.loan = Loan(self._arrivals)
         """Who has it to himself: while it is being given back, others wait."""
 
     def __len__(self) -> int:
@@ -181,16 +186,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         gather = Gather(len(slots))
         self._gathers.add(gather)
         for position, slot in enumerate(slots):
-            assert slot.seat is not None
-            connection = slot.connection = slot.seat.connection
-            slot.protocol = connection.protocol
-            slot.kind, slot.gather, slot.position = m.Open, gather, position
-            slot.done, slot.final, slot.interrupted = False, None, None
-            slot.abandoned = False
-            slot.session = connection.protocol.open(
-                secrets.token_hex(16), **self._opening
-            )
-            slot.session.waiter = slot
+            slot.send_open(gather, position, self._opening)
         try:
             await gather.future
         finally:
@@ -206,14 +202,12 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         if not self._is_open:
             return
         self._is_open = False
-        patience = close_patience(self._connections)
         try:
-            async with asyncio.timeout(patience):
+            async with closing(self._connections):
                 await self._close_slots()
         except TimeoutError:
             _logger.warning(
-                "some sessions did not close within %s s; their leases will end them",
-                patience,
+                "some sessions did not close in time; their leases will end them"
             )
         finally:
             await shielded(self._give_back(), timeout=2 * _CLOSE_TIMEOUT)
@@ -375,16 +369,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         self.loan.check()
         if not self._gathers and not self._arrivals.posted and not self._abandoned:
             return
-        for slot in slots:
-            if (
-                slot.session.pending is not None
-                or slot.gather is not None
-                or slot.index in self._arrivals.posted
-            ):
-                raise SessionBusy(
-                    f"expected session {slot.index} of the batch to be free, but a "
-                    "call is in flight on it"
-                )
+        check_free(slots, self._arrivals.posted)
 
     def _start(self, slots: Sequence[Slot]) -> Gather:
         gather = Gather(len(slots))
@@ -481,9 +466,11 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
 
         What was posted for them never arrives. Returns where that failed, and why.
         """
+        self.loan.check()
         slots = self._choose(indices)
         for slot in slots:
             self._abandon_running(slot)
+            self._arrivals.drop(slot.index)
             if slot.abandoned:
                 slot.abandoned = False
                 self.settled()
@@ -576,6 +563,7 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
         """
         check_bounds(min, max)
         await self.loan.wait()
+        self.loan.check()
         while self._arrivals:
             await self._arrivals.wait(min, timeout)
             taken = self._arrivals.take(max)
@@ -586,6 +574,12 @@ class EnvBatch(Generic[ActT, ObsT, StateT]):
     def unreachable(self) -> list[int]:
         """Places of sessions whose connection is lost, while it is tried again."""
         return [slot.index for slot in self._slots if slot.is_unreachable]
+
+    @property
+    def silences(self) -> dict[int, float]:
+        """Places of sessions whose server answers no ping, and for how many seconds."""
+        found = ((slot.index, slot.silence) for slot in self._slots)
+        return {index: silence for index, silence in found if silence}
 
     @property
     def session_ids(self) -> list[str]:

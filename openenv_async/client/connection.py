@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Final, Protocol, TypeAlias
 
@@ -27,11 +28,13 @@ from .endpoint import Endpoint
 from .transport import SpeaksDialect, open_websocket
 
 __all__ = [
+    "ANSWER",
+    "PROBE",
     "Connection",
     "ConnectionOptions",
     "Diagnose",
     "Waiter",
-    "close_patience",
+    "closing",
 ]
 
 _logger = logging.getLogger("openenv_async.client")
@@ -44,7 +47,13 @@ _CLOSE_PATIENCE: Final = 10.0
 """Seconds that the server has to close environments."""
 _LOST_PATIENCE: Final = 1.0
 """The same while the connection is lost: their leases will close them anyway."""
+_LOOK: Final = 0.25
+"""Seconds between looks whether somebody is there while sessions are closed."""
 _TICK: Final = 1.0
+PROBE: Final = 2.0
+"""Seconds without an answer to a request after which the server is pinged."""
+ANSWER: Final = 3.0
+"""Seconds in which it has to answer that; both are a heartbeat at most."""
 _DEADLINE_SLACK: Final = 5.0
 """Seconds past its deadline after which a call stops waiting for the server's word."""
 
@@ -442,6 +451,9 @@ class Connection:
         if self._socket is not None and not self.protocol.tick(now):
             _logger.warning("= %s is silent: connection dropped", self.endpoint.url)
             self._socket.abort()
+        self._probe(now)
+        # At once: what blocks the loop next must not pass for the server's silence.
+        self.flush()
         for session, (seq, deadline) in list(self._deadlines.items()):
             if session.pending is None or session.seq != seq:
                 del self._deadlines[session]
@@ -455,6 +467,22 @@ class Connection:
                     ),
                 )
         self._next_tick()
+
+    def silence(self, session: ClientSession[Waiter] | None = None) -> float:
+        """Seconds since the last sign of life, where pings are left unanswered.
+
+        Args:
+            session: Makes no difference: all share the socket.
+        """
+        if self._socket is None:
+            return 0.0
+        patience = min(ANSWER, self.protocol.limits.heartbeat)
+        return self.protocol.silence(perf_counter(), patience)
+
+    def _probe(self, now: float) -> None:
+        """Find out soon whether anybody is there to answer what waits."""
+        if any(one.pending is not None for one in self.protocol.sessions.values()):
+            self.protocol.probe(now, min(PROBE, self.protocol.limits.heartbeat))
 
     def _next_tick(self) -> None:
         interval = min(_TICK, self.options.limits.heartbeat / 4)
@@ -470,11 +498,34 @@ class _Connected(Protocol):
     @property
     def protocol(self) -> _Reachable: ...
 
+    def silence(self) -> float: ...
 
-def close_patience(connections: Iterable[_Connected]) -> float:
-    """Seconds to wait for sessions to close: few where nobody is there to do it."""
-    reachable = all(connection.protocol.ready for connection in connections)
-    return _CLOSE_PATIENCE if reachable else _LOST_PATIENCE
+
+@asynccontextmanager
+async def closing(connections: Iterable[_Connected]) -> AsyncGenerator[None]:
+    """Bound a block that closes sessions: where nobody is there to do it, to a moment.
+
+    Raises:
+        TimeoutError: It took too long.
+    """
+    loop = asyncio.get_running_loop()
+    links = list(connections)
+    timer: asyncio.TimerHandle | None = None
+
+    def look() -> None:
+        nonlocal timer
+        if all(link.protocol.ready and not link.silence() for link in links):
+            timer = loop.call_later(_LOOK, look)
+        elif not scope.expired():
+            scope.reschedule(loop.time() + _LOST_PATIENCE)
+
+    async with asyncio.timeout(_CLOSE_PATIENCE) as scope:
+        look()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
 
 def _again(error: OpenEnvError) -> OpenEnvError:

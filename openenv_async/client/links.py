@@ -122,6 +122,17 @@ class Link(Protocol):
     def guard(self, session: ClientSession[Waiter], timeout: float) -> None:
         """Stop waiting for a call some time after its deadline."""
 
+    def silence(self, session: ClientSession[Waiter] | None = None) -> float:
+        """Seconds since the last sign of life, where pings are left unanswered.
+
+        Args:
+            session: Whose socket; None for all of them.
+
+        Returns:
+            0 if the server answers, and while it may still do so.
+        """
+        ...
+
     def subscribe(self, waiter: Waiter) -> int:
         """Take a number for a list or a watch."""
         ...

@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..protocol import ClientSession
 from ..providers import Placer, Provider, Served, placer_of
-from .connection import ConnectionOptions, Waiter, close_patience
+from .connection import ConnectionOptions, Waiter, closing
 from .factories import Factories
 from .links import Link
 from .payloads import Payloads, not_open, refusal, unwrap
@@ -221,9 +221,8 @@ class EnvClient(Factories[ActT, ObsT, StateT]):
 
     async def _close_session(self, session: ClientSession[Waiter]) -> None:
         assert self._connection is not None
-        patience = close_patience([self._connection])
         try:
-            async with asyncio.timeout(patience):
+            async with closing([self._connection]):
                 if session.pending is not None:
                     self._abandon_running(session)
                 if self._leftover is not None:
@@ -237,9 +236,7 @@ class EnvClient(Factories[ActT, ObsT, StateT]):
                 self._connection.protocol.forget(session)
         except TimeoutError:
             _logger.warning(
-                "session %s did not close within %s s; its lease will end it",
-                session.id,
-                patience,
+                "session %s did not close in time; its lease will end it", session.id
             )
 
     def _abandon_running(self, session: ClientSession[Waiter]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from .. import messages as m
 from ..errors import (
     LocalProtocolError,
     OpenEnvError,
+    SessionBusy,
     SessionLost,
     StepInterrupted,
 )
@@ -26,7 +28,16 @@ from .seats import Seat
 if TYPE_CHECKING:
     from .batch import EnvBatch
 
-__all__ = ["Gather", "Slot", "counted", "slots_at", "spread_options", "spread_seeds"]
+__all__ = [
+    "Gather",
+    "Slot",
+    "check_counts",
+    "check_free",
+    "counted",
+    "slots_at",
+    "spread_options",
+    "spread_seeds",
+]
 
 ItemT = TypeVar("ItemT")
 
@@ -102,6 +113,13 @@ class Slot:
             and self.connection.error is None
             and not self.protocol.ready
         )
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which its server has left a ping unanswered; 0 if it answers."""
+        if self.seat is None or self.connection.error is not None:
+            return 0.0
+        return self.connection.silence(self.session)
 
     def is_lost_in(self, problems: Mapping[int, Failure]) -> bool:
         """Whether the session was lost when it should be opened."""
@@ -226,6 +244,17 @@ class Slot:
 
     # Sending; failures that are known at once arrive like the others.
 
+    def send_open(self, gather: Gather, position: int, opening: dict[str, Any]) -> None:
+        """Begin a new session where its seat is."""
+        assert self.seat is not None
+        connection = self.connection = self.seat.connection
+        self.protocol = connection.protocol
+        self.kind, self.gather, self.position = m.Open, gather, position
+        self.done, self.final, self.interrupted = False, None, None
+        self.abandoned = False
+        self.session = connection.protocol.open(secrets.token_hex(16), **opening)
+        self.session.waiter = self
+
     def send_step(self, action: object, timeout: float | None) -> None:
         """Send a step, or what autoreset makes of it."""
         if self.interrupted is not None or (self.done and self.batch.resets):
@@ -314,6 +343,40 @@ def spread_options(
     if len(options) != count:
         raise LocalProtocolError(f"expected {count} options, got {len(options)}")
     return options
+
+
+def check_counts(size: int, sockets: int | None) -> None:
+    """Make sure that a batch can have so many sessions, and sockets.
+
+    Raises:
+        LocalProtocolError: It cannot.
+    """
+    if size < 1:
+        raise LocalProtocolError(f"expected a size of at least 1, got {size}")
+    if sockets is not None and sockets < 1:
+        raise LocalProtocolError(f"expected at least one socket, got {sockets}")
+
+
+def check_free(slots: Iterable[Slot], posted: Collection[int]) -> None:
+    """Make sure that no call is in flight on any of these sessions.
+
+    Args:
+        slots: Which.
+        posted: Places of those whose posted request has no result yet.
+
+    Raises:
+        SessionBusy: One is.
+    """
+    for slot in slots:
+        if (
+            slot.session.pending is not None
+            or slot.gather is not None
+            or slot.index in posted
+        ):
+            raise SessionBusy(
+                f"expected session {slot.index} of the batch to be free, but a call "
+                "is in flight on it"
+            )
 
 
 def slots_at(slots: list[Slot], indices: Sequence[int] | None) -> list[Slot]:

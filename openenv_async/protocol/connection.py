@@ -91,6 +91,35 @@ class Connection:
         """The peer has taken what was sent to it: a sign of life (3.5)."""
         self._heard = now
 
+    def probe(self, now: float, after: float) -> None:
+        """Ask for a sign of life sooner than a heartbeat does (3.5).
+
+        Args:
+            now: The clock.
+            after: Seconds of silence from which on it is worth asking.
+        """
+        if self.phase is not Phase.READY or self._heard is None:
+            return
+        if now - self._heard >= after and self._pinged <= self._heard:
+            self._ping(now)
+
+    def silence(self, now: float, patience: float) -> float:
+        """Seconds since the last sign of life; 0 if the peer was not asked for one.
+
+        Args:
+            now: The clock.
+            patience: Seconds that the peer has to answer a ping.
+        """
+        heard = self._heard
+        if heard is None or not heard < self._pinged <= now - patience:
+            return 0.0
+        return now - heard
+
+    def _ping(self, now: float) -> None:
+        self._pinged = now
+        self._nonce += 1
+        self.say(m.Ping(self._nonce))
+
     def tick(self, now: float) -> bool:
         """Let time pass; returns False when the peer has been silent too long.
 
@@ -110,9 +139,7 @@ class Connection:
             if self.phase is Phase.GREETING:
                 # A peer that never greets holds a socket for nothing.
                 return False
-            self._pinged = now
-            self._nonce += 1
-            self.say(m.Ping(self._nonce))
+            self._ping(now)
         return True
 
 

@@ -14,7 +14,7 @@ from ..errors import (
     SessionBusy,
     StepInterrupted,
 )
-from .drivers import PolicyMisuse, check_awaitable, is_foreign_cancellation
+from .calls import PolicyMisuse, check_awaitable, is_foreign_cancellation
 from .episodes import Outcome, PolicyFailure, Truncated
 from .live import LiveEpisode, Phase
 from .outcomes import outcome_of_policy_error

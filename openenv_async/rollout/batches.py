@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import msgspec
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["EpisodeBatch", "StepColumns", "to_batch"]
 
 _NO_REWARD: Final = "no reward"
+_NOT_FINITE: Final = "return is not finite"
+_REASONS: Final[tuple[str, ...]] = get_args(TruncationReason)
 
 
 class StepColumns(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,21 +107,22 @@ def to_batch(
 ) -> EpisodeBatch:
     """Arrange episodes in columns, in their order.
 
-    An episode that failed is masked, and so is one without any reward.
+    An episode that failed is masked, and so is one without any reward, or with one
+    that is NaN or infinite: such a return is none.
 
     Args:
         episodes: What to arrange.
         mask_truncated: Reasons for which truncated episodes are masked, too.
 
     Raises:
-        LocalProtocolError: An episode occurs twice.
+        LocalProtocolError: An episode occurs twice, or there is no such reason.
     """
+    unwanted = _checked(mask_truncated)
     rows = list(episodes)
     ids = [episode.id for episode in rows]
     if len(set(ids)) != len(ids):
         twice = next(id for id, count in Counter(ids).items() if count > 1)
         raise LocalProtocolError(f"expected each episode once, got {twice!r} twice")
-    unwanted = frozenset(mask_truncated)
     reasons = [_mask_reason(episode, unwanted) for episode in rows]
     return EpisodeBatch(
         ids=ids,
@@ -145,7 +148,19 @@ def _mask_reason(episode: Episode[Any, Any], unwanted: frozenset[str]) -> str:
         isinstance(outcome, Truncated) and outcome.reason in unwanted
     ):
         return outcome_label(outcome)
-    return _NO_REWARD if episode.return_ is None else ""
+    if episode.return_ is None:
+        return _NO_REWARD
+    return "" if episode.has_return else _NOT_FINITE
+
+
+def _checked(reasons: Iterable[TruncationReason]) -> frozenset[str]:
+    # A text is an iterable, too: of letters, which would mask nothing.
+    given = (reasons,) if isinstance(reasons, str) else tuple(reasons)
+    if isinstance(reasons, str) or not set(given) <= set(_REASONS):
+        raise LocalProtocolError(
+            f"expected mask_truncated as a list of {list(_REASONS)!r}, got {reasons!r}"
+        )
+    return frozenset(given)
 
 
 def _step_columns(rows: list[Episode[Any, Any]], reasons: list[str]) -> StepColumns:

@@ -11,11 +11,11 @@ from .._aio import shielded
 from ..client import AutoresetMode, EnvBatch
 from ..errors import LocalProtocolError, SessionBusy
 from .agents import AgentDriver
-from .drivers import ActDriver, BatchDriver
+from .drivers import ActDriver, BatchDriver, Driver
 from .episodes import Episode
 from .options import CollectorKeywords, CollectorOptions
 from .policies import AnyPolicy
-from .run import Driver, Run
+from .run import Run
 from .starts import TasksLike
 from .timing import RunStatistics
 
@@ -49,7 +49,8 @@ class Collector(Generic[ActT, ObsT]):
     Raises:
         LocalProtocolError: The policy has none of the methods, or the batch resets by
             itself.
-        SessionBusy: On entering it, another collector plays on the batch.
+        SessionBusy: On entering it, another collector plays on the batch, or results
+            on it are not taken.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Collector(Generic[ActT, ObsT]):
         if self._is_used:
             raise LocalProtocolError("expected a collector that was not used before")
         self._is_used = True
-        await self._batch.loan.take()
+        await self._batch.loan.take(is_open=bool(self._batch.servers))
         try:
             if not self._batch.servers:
                 await self._batch.open()
@@ -91,7 +92,11 @@ class Collector(Generic[ActT, ObsT]):
                 keep=not self._owns_batch,
             )
         except BaseException:
-            self._batch.loan.give_back()
+            try:
+                if self._owns_batch:
+                    await shielded(self._batch.aclose(), timeout=_CLOSE_TIMEOUT)
+            finally:
+                self._batch.loan.give_back()
             raise
         self._run.start()
         return self

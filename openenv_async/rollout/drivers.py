@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 import anyio
 
 from ..errors import LocalProtocolError, OpenEnvError
+from .calls import Call, PolicyMisuse, check_awaitable, is_foreign_cancellation
 from .episodes import Outcome, PolicyFailure
 from .live import LiveEpisode, Phase
 from .outcomes import outcome_of_policy_error
@@ -23,35 +24,35 @@ if TYPE_CHECKING:
 __all__ = [
     "ActDriver",
     "BatchDriver",
-    "PolicyMisuse",
-    "check_awaitable",
-    "is_foreign_cancellation",
+    "Driver",
 ]
 
 
-class PolicyMisuse(LocalProtocolError):
-    """The policy is none; ends the run."""
+class Driver(Protocol):
+    """Asks the policy: one driver for each shape of policy."""
 
+    batches: bool
+    """Whether one call serves many episodes."""
 
-def check_awaitable(found: Any, method: str) -> Awaitable[Any]:
-    """What a policy's method returned, if it can be awaited.
+    def ready(self, live: LiveEpisode) -> None:
+        """An observation has come, and the episode goes on."""
+        ...
 
-    Raises:
-        PolicyMisuse: It is a plain method. That is no failure of an episode: it would
-            be one of every episode.
-    """
-    if not inspect.isawaitable(found):
-        raise PolicyMisuse(
-            f"expected `async def {method}`, got a policy whose `{method}` returns "
-            f"{type(found).__name__} at once"
-        )
-    return found
+    def ended(self, live: LiveEpisode, outcome: Outcome) -> None:
+        """The last observation has come."""
+        ...
 
+    def failed(self, live: LiveEpisode, error: OpenEnvError, outcome: Outcome) -> None:
+        """A call failed."""
+        ...
 
-def is_foreign_cancellation() -> bool:
-    """Whether a `CancelledError` came out of the policy, and nobody cancels us."""
-    task = asyncio.current_task()
-    return task is not None and not task.cancelling()
+    def gone(self, live: LiveEpisode) -> None:
+        """Nobody waits for the episode any more; called once, while it is not over."""
+        ...
+
+    async def run(self, run: Run) -> None:
+        """Do what needs a task, until it is cancelled."""
+        ...
 
 
 @final
@@ -73,6 +74,7 @@ class BatchDriver:
         self._wake: asyncio.Future[None] | None = None
         self._hurry = False
         self._run: Run
+        self._forming: anyio.Lock
 
     def ready(self, live: LiveEpisode) -> None:
         """An observation has come, and the episode goes on."""
@@ -102,18 +104,25 @@ class BatchDriver:
     async def run(self, run: Run) -> None:
         """Call the policy for ever, so many times at once as the options say."""
         self._run = run
-        forming = anyio.Lock()
+        self._forming = anyio.Lock()
         calls = run.options.batching.calls
         if calls == 1:
-            await self._call_for_ever(forming)
+            await self._call_for_ever()
         for number in range(calls):
-            run.spawn(self._call_for_ever(forming), f"openenv-async-policy-{number}")
+            run.spawn(self._call_for_ever(), f"openenv-async-policy-{number}")
 
-    async def _call_for_ever(self, forming: anyio.Lock) -> None:
+    async def _call_for_ever(self) -> None:
+        """Call the policy for ever, or until somebody else does so in its place."""
         while True:
-            async with forming:
+            async with self._forming:
                 lives = await self._next()
-            await self._call(lives)
+            if not await self._call(lives):
+                return
+
+    def _replace(self, count: int) -> None:
+        """A call for so many episodes was abandoned: its task may never come back."""
+        self._deciding -= count
+        self._run.spawn(self._call_for_ever(), "openenv-async-policy-again")
 
     # Forming batches
 
@@ -155,10 +164,11 @@ class BatchDriver:
 
     # Calling
 
-    async def _call(self, lives: list[LiveEpisode]) -> None:
+    async def _call(self, lives: list[LiveEpisode]) -> bool:
+        """Call the policy; returns whether it was not abandoned meanwhile."""
         run = self._run
         began_ns = perf_counter_ns()
-        run.meter.policy_began(began_ns, len(lives))
+        call = Call(run, lives, began_ns, lambda: self._replace(len(lives)))
         for live in lives:
             live.waited_ns = began_ns - live.since_ns
             live.since_ns = began_ns
@@ -177,14 +187,19 @@ class BatchDriver:
             failure = outcome_of_policy_error(error)
         finally:
             ended_ns = perf_counter_ns()
-            run.meter.policy_ended(began_ns, ended_ns)
-            self._deciding -= len(lives)
+            was_abandoned = call.is_over
+            call.end(ended_ns)
+            if not was_abandoned:
+                self._deciding -= len(lives)
+        if was_abandoned:
+            return False
         if failure is not None:
             for live in lives:
                 live.last_ns = ended_ns
                 run.finish(live, failure)
         else:
             self._apply(lives, decisions, ended_ns - began_ns)
+        return True
 
     async def _decide(self, lives: list[LiveEpisode]) -> list[Any]:
         arguments: list[Any] = [[live.observation for live in lives]]
@@ -272,7 +287,7 @@ class ActDriver:
             live.waited_ns = began_ns - live.since_ns
             live.since_ns = began_ns
             live.phase = Phase.POLICY
-            run.meter.policy_began(began_ns, 1)
+            call = Call(run, [live], began_ns)
             try:
                 decision = await self._decide(live)
             except asyncio.CancelledError as error:
@@ -285,7 +300,7 @@ class ActDriver:
                 decision = error
             finally:
                 ended_ns = perf_counter_ns()
-                run.meter.policy_ended(began_ns, ended_ns)
+                call.end(ended_ns)
             if live.phase is not Phase.POLICY:
                 return  # Cut off, but the policy swallowed the cancellation.
             live.last_ns = ended_ns

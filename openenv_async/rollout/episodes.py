@@ -8,6 +8,7 @@ has none, which is not the same as a return of zero.
 
 from __future__ import annotations
 
+import math
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -253,7 +254,7 @@ class Episode(msgspec.Struct, Generic[ActT, ObsT], frozen=True, kw_only=True):
     outcome: Outcome
     return_: float | None = msgspec.field(name="return", default=None)
     """Undiscounted sum of the rewards. None if the episode failed, and if the
-    environment never gave a reward."""
+    environment never gave a reward; one that is not finite counts like None."""
     earlier_attempts: list[Attempt] = msgspec.field(default_factory=list[Attempt])
     """What failed before and was tried again, the oldest first."""
     started: float = 0.0
@@ -275,6 +276,11 @@ class Episode(msgspec.Struct, Generic[ActT, ObsT], frozen=True, kw_only=True):
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         return len(self.earlier_attempts) + 1
+
+    @property
+    def has_return(self) -> bool:
+        """Whether its return is a number that counts: there, and finite."""
+        return self.return_ is not None and math.isfinite(self.return_)
 
     @property
     def failed(self) -> bool:

@@ -40,8 +40,13 @@ class Groups:
         self._cut_off: CutOff | None = options.cut_off
         self._groups: dict[str, _Group] = {}
 
-    def add(self, task: Task, missing: int) -> None:
-        """A task was read, of whose group so many episodes are to be played.
+    def add(self, task: Task, missing: int, complete: int) -> None:
+        """A task was read.
+
+        Args:
+            task: Which.
+            missing: Episodes of its group that are to be played.
+            complete: Those that ended without failure in an earlier run.
 
         Raises:
             LocalProtocolError: Another one with its id is not done yet.
@@ -51,8 +56,7 @@ class Groups:
                 f"expected an id of its own for each task, got {task.id!r} twice"
             )
         group = self._groups[task.id] = _Group(missing)
-        # The others ended in an earlier run.
-        group.complete = self._size - missing
+        group.complete = complete
 
     def ended(self, episode: Episode[Any, Any], now_ns: int) -> list[Episode[Any, Any]]:
         """An episode is over; returns what is to be delivered."""

@@ -31,6 +31,8 @@ of one beginning, as GRPO's baseline assumes."""
 FailureKind = Literal["environment_failed", "policy_failed", "infrastructure_failed"]
 
 
+_LONGEST: Final = 1e8
+"""Seconds of the longest duration: three years, which is as good as none."""
 _ORDERS: Final[tuple[str, ...]] = ("as_finished", "grouped")
 _GROUP_SEEDS: Final[tuple[str, ...]] = ("distinct", "same")
 _KINDS: Final[tuple[str, ...]] = (
@@ -46,6 +48,12 @@ def _at_least(least: float, **values: float | None) -> None:
 
 def _above(bound: float, **values: float | None) -> None:
     _check(f"above {bound}", lambda value: value > bound, values)
+
+
+def _seconds(*, zero: bool = False, **values: float | None) -> None:
+    """Check durations: also that a clock of 64-bit nanoseconds can add them."""
+    (_at_least if zero else _above)(0, **values)
+    _check(f"of at most {_LONGEST:g} seconds", lambda value: value <= _LONGEST, values)
 
 
 def _check(
@@ -82,7 +90,7 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _at_least(1, min=self.min, max=self.max, calls=self.calls)
-        _at_least(0, timeout=self.timeout)
+        _seconds(zero=True, timeout=self.timeout)
         if self.max is not None and self.max < self.min:
             raise LocalProtocolError(
                 f"expected min <= max, got min={self.min} and max={self.max}"
@@ -117,8 +125,8 @@ class AdaptiveConcurrency(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _at_least(1, start=self.start, min=self.min, increase=self.increase)
-        _above(0, interval=self.interval, queue_target=self.queue_target)
-        _above(0, policy_target=self.policy_target)
+        _seconds(interval=self.interval)
+        _above(0, queue_target=self.queue_target, policy_target=self.policy_target)
         if not 0 < self.decrease < 1:
             raise LocalProtocolError(
                 f"expected a decrease between 0 and 1, got {self.decrease!r}"
@@ -139,7 +147,7 @@ class CutOff(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _at_least(1, complete=self.complete)
-        _at_least(0, grace=self.grace)
+        _seconds(zero=True, grace=self.grace)
 
 
 class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +195,9 @@ class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
     replaced, as soon as there is a server. Episodes that waited are not delivered."""
     skip: Callable[[str], bool] | None = None
     """Whether not to play the episode of that id, because it is recorded already."""
+    failed: Callable[[str], bool] | None = None
+    """Whether the episode of that id, which `skip` leaves out, has failed: then it does
+    not count as complete for `cut_off`. None takes it that none has."""
     earlier: Callable[[str], Sequence[Attempt]] | None = None
     """What became of the episode of that id when it was played before; recorded in it,
     and no reason to try less often."""
@@ -197,10 +208,12 @@ class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
         _at_least(1, group_size=self.group_size, concurrency=self.concurrency)
         _at_least(1, max_steps=self.max_steps, queue_size=self.queue_size)
         _at_least(1, lookahead=self.lookahead)
-        _at_least(0, retries=self.retries, recovery_timeout=self.recovery_timeout)
-        _above(0, step_timeout=self.step_timeout, policy_timeout=self.policy_timeout)
-        _above(0, episode_timeout=self.episode_timeout)
-        _above(0, reset_timeout=self.reset_timeout)
+        _at_least(0, retries=self.retries)
+        _seconds(zero=True, recovery_timeout=self.recovery_timeout)
+        _seconds(step_timeout=self.step_timeout, reset_timeout=self.reset_timeout)
+        _seconds(
+            episode_timeout=self.episode_timeout, policy_timeout=self.policy_timeout
+        )
         _one_of(_ORDERS, order=self.order)
         _one_of(_GROUP_SEEDS, group_seeds=self.group_seeds)
         for kind in self.retry_on:
@@ -234,5 +247,6 @@ class CollectorKeywords(TypedDict, total=False):
     lookahead: int | None
     recovery_timeout: float
     skip: Callable[[str], bool] | None
+    failed: Callable[[str], bool] | None
     earlier: Callable[[str], Sequence[Attempt]] | None
     metadata: dict[str, object]

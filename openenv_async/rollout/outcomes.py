@@ -61,11 +61,16 @@ def outcome_of_error(error: OpenEnvError, *, in_reset: bool) -> Outcome:
 def outcome_of_policy_error(error: BaseException) -> PolicyFailure:
     """What an exception of the policy makes of an episode."""
     try:
-        message = str(error)
+        message = _printable(str(error))
     except Exception:  # noqa: BLE001 (the author's `__str__`; its failure says nothing new)
         message = "(no message: __str__ failed)"
     return PolicyFailure(
         exception=type(error).__name__,
         message=message,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=_printable("".join(traceback.format_exception(error))),
     )
+
+
+def _printable(text: str) -> str:
+    """Text without halves of surrogate pairs, which no encoding has bytes for."""
+    return text.encode(errors="backslashreplace").decode()

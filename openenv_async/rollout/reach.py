@@ -18,6 +18,9 @@ __all__ = ["Reach"]
 class Reach:
     """Watches the connections of a run's sessions.
 
+    A server that answers no ping may be frozen, or out of reach: for whoever waits
+    that is the same as a lost connection, and it began with the last sign of life.
+
     Connections that are tried again, and sessions that are being replaced, count as
     one trouble: the one must not begin to count when the other has ended.
 
@@ -35,7 +38,9 @@ class Reach:
         self._since_ns: int | None = None
         self.timeout = timeout
         self.unreachable = 0
-        """Sessions whose connection is lost, while it is tried again."""
+        """Sessions whose connection is lost, while it is tried again, or silent."""
+        self.silent_for = 0.0
+        """Seconds for which a server has said nothing, though it was asked."""
 
     def look(self, lives: Iterable[LiveEpisode], lost: Collection[int]) -> None:
         """See how things stand.
@@ -44,17 +49,23 @@ class Reach:
             lives: The episodes that are being played.
             lost: Places of sessions that are replaced, or have to be.
         """
-        unreachable = self._batch.unreachable
+        silences = self._batch.silences
+        unreachable = {*self._batch.unreachable, *silences}
         self.unreachable = len(unreachable)
-        away = {*unreachable, *lost}
+        away = unreachable.union(lost)
         for live in lives:
             live.is_away = live.place in away
         now_ns = perf_counter_ns()
-        self._meter.away(len(away) / len(self._batch), now_ns)
+        since_ns = now_ns
+        if silences and not self.silent_for:
+            # It shows late that nobody was there any more.
+            since_ns -= int(min(silences.values()) * 1e9)
+        self.silent_for = max(silences.values(), default=0.0)
+        self._meter.away(len(away) / len(self._batch), since_ns)
         if len(away) < len(self._batch):
             self._since_ns = None
         elif self._since_ns is None:
-            self._since_ns = now_ns
+            self._since_ns = since_ns
 
     @property
     def dead_for(self) -> float:

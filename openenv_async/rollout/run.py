@@ -14,8 +14,9 @@ import random
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable
+from contextvars import copy_context
 from time import perf_counter_ns
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, final
 
 import anyio
 import msgspec
@@ -25,6 +26,7 @@ from ..client import EnvBatch, Failure, Ready
 from ..errors import DeadlineExceeded, OpenEnvError, SessionClosed
 from .adaptive import Adapter
 from .delivery import Delivery
+from .drivers import Driver
 from .episodes import Episode, Outcome, Terminated, Truncated, has_failed, outcome_label
 from .groups import Groups
 from .live import LiveEpisode, Phase, Start, unstarted
@@ -35,7 +37,7 @@ from .reach import Reach
 from .starts import Starts, TasksLike
 from .timing import Meter, RunStatistics
 
-__all__ = ["Driver", "Run"]
+__all__ = ["Run"]
 
 _logger = logging.getLogger("openenv_async.rollout")
 
@@ -46,6 +48,8 @@ _TICKS_PER_TIMEOUT: Final = 20
 _BACKOFF: Final = (0.05, 2.0)
 """Seconds before the first and, at most, between later tries to replace sessions."""
 _TEARDOWN_TIMEOUT: Final = 15.0
+_LOST_PATIENCE: Final = 1.0
+"""Seconds that a teardown waits for a server that is out of reach."""
 
 _TERMINATED: Final = Terminated()
 _BY_ENVIRONMENT: Final = Truncated(reason="environment")
@@ -53,33 +57,6 @@ _BY_MAX_STEPS: Final = Truncated(reason="max_steps")
 _BY_TIMEOUT: Final = Truncated(reason="episode_timeout")
 _CUT_OFF: Final = Truncated(reason="cut_off")
 _CANCELLED: Final = Truncated(reason="cancelled")
-
-
-class Driver(Protocol):
-    """Asks the policy: one driver for each shape of policy."""
-
-    batches: bool
-    """Whether one call serves many episodes."""
-
-    def ready(self, live: LiveEpisode) -> None:
-        """An observation has come, and the episode goes on."""
-        ...
-
-    def ended(self, live: LiveEpisode, outcome: Outcome) -> None:
-        """The last observation has come."""
-        ...
-
-    def failed(self, live: LiveEpisode, error: OpenEnvError, outcome: Outcome) -> None:
-        """A call failed."""
-        ...
-
-    def gone(self, live: LiveEpisode) -> None:
-        """Nobody waits for the episode any more; called once, while it is not over."""
-        ...
-
-    async def run(self, run: Run) -> None:
-        """Do what needs a task, until it is cancelled."""
-        ...
 
 
 @final
@@ -128,6 +105,8 @@ class Run:
         self._free: deque[int] = deque(range(size))
         self._sessions = batch.session_ids
         self._environment = batch.environment
+        self.abandoned_calls = 0
+        """Calls of the policy that did not end when they were cancelled."""
         self.active = 0
         """Episodes that are being played."""
         self._lost: set[int] = set()
@@ -136,6 +115,8 @@ class Run:
         self._reach = Reach(batch, self.meter, options.recovery_timeout)
         self.loop = asyncio.get_running_loop()
         self._tasks = Tasks()
+        self._context = copy_context()
+        """For tasks, lest the policy runs in one that may use the batch as we do."""
         self._scheduled = False
         self.closing = False
         self._cancelled = False
@@ -159,7 +140,8 @@ class Run:
         self, coroutine: Coroutine[Any, Any, None], name: str
     ) -> asyncio.Task[None]:
         """Start a task of the run; what it raises, the consumer is told."""
-        task = self._tasks.spawn(self._guarded(coroutine), name)
+        context = self._context.copy()
+        task = self._tasks.spawn(self._guarded(coroutine), name, context)
         # One that is cancelled before it began would leave it behind, unawaited.
         task.add_done_callback(lambda _: coroutine.close())
         return task
@@ -192,9 +174,26 @@ class Run:
             self._lives[place] = None
         if self._keep and (busy or self._lost):
             # Whoever owns the batch gets it back with sessions that are idle.
-            problems = await self._batch.replace([*busy, *self._lost])
+            await self._replace_at_last([*busy, *self._lost])
+
+    async def _replace_at_last(self, places: list[int]) -> None:
+        """Open new sessions in these places, if there is a server to do it."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._end_without_server, group.cancel_scope)
+            problems = await self._batch.replace(places)
             for failure in problems.values():
                 _logger.debug("a session stays lost: %s", failure.error.message)
+            group.cancel_scope.cancel()
+
+    async def _end_without_server(self, scope: anyio.CancelScope) -> None:
+        """Give up what waits for a server when none has been there for a moment."""
+        absent = 0.0
+        while absent < _LOST_PATIENCE:
+            await anyio.sleep(_TICK)
+            self._reach.look((), ())
+            absent = absent + _TICK if self._reach.unreachable else 0.0
+        _logger.warning("no server is there to open sessions: they stay lost")
+        scope.cancel()
 
     # Starting
 
@@ -221,12 +220,13 @@ class Run:
                 break
             begun.append(self._begin(start))
         if begun:
-            self._batch.send_reset(
-                [live.place for live in begun],
-                seeds=[live.start.seed for live in begun],
-                options=[live.start.task.options for live in begun],
-                timeout=self.options.reset_timeout or self.options.step_timeout,
-            )
+            with self._batch.loan.used():
+                self._batch.send_reset(
+                    [live.place for live in begun],
+                    seeds=[live.start.seed for live in begun],
+                    options=[live.start.task.options for live in begun],
+                    timeout=self.options.reset_timeout or self.options.step_timeout,
+                )
             self._posted.set()
         self._note_held()
         if self._lost:
@@ -292,9 +292,9 @@ class Run:
             live.action = action
             live.phase = Phase.ENVIRONMENT
             live.since_ns = now_ns
-        self._batch.send(
-            [live.place for live in lives], actions, timeout=self.options.step_timeout
-        )
+        places, timeout = [live.place for live in lives], self.options.step_timeout
+        with self._batch.loan.used():
+            self._batch.send(places, actions, timeout=timeout)
         self._posted.set()
 
     async def state(self, live: LiveEpisode) -> object:
@@ -310,9 +310,10 @@ class Run:
         # If this is cancelled, the session is not free until the answer has come.
         live.reading = True
         try:
-            (state,) = await self._batch.state(
-                indices=[live.place], timeout=self.options.step_timeout
-            )
+            with self._batch.loan.used():
+                (state,) = await self._batch.state(
+                    indices=[live.place], timeout=self.options.step_timeout
+                )
             if isinstance(state, Failure):
                 raise state.error
         except OpenEnvError:
@@ -322,7 +323,8 @@ class Run:
         return state
 
     async def _receive(self) -> None:
-        """Take what arrives, for ever."""
+        """Take what arrives, for ever; the task is its own, and so is the context."""
+        self._batch.loan.use()
         while True:
             async for ready in self._batch.ready():
                 self._take_all(ready)
@@ -461,7 +463,8 @@ class Run:
         """Open new sessions in these places, however long that takes."""
         pause, most = _BACKOFF
         while places:
-            problems = await self._batch.replace(places)
+            with self._batch.loan.used():
+                problems = await self._batch.replace(places)
             self._sessions = self._batch.session_ids
             opened = [place for place in places if place not in problems]
             self._free.extend(opened)
@@ -571,6 +574,7 @@ class Run:
             pending=len(self._starts),
             lost=len(self._gone),
             unreachable=reach.unreachable,
+            silent_for=reach.silent_for,
             unreachable_for=reach.dead_for,
             gives_up_after=reach.timeout,
             limit=self._limit,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import heapq
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Collection,
+    Iterable,
+)
 from typing import Final, TypeAlias, cast, final
 
 import msgspec
@@ -16,7 +23,7 @@ from .live import Start, episode_id
 from .options import CollectorOptions
 from .seeding import derive_seed
 
-__all__ = ["Starts", "TasksLike"]
+__all__ = ["Starts", "TasksLike", "check_tasks"]
 
 TasksLike: TypeAlias = int | Iterable[Task] | AsyncIterable[Task]
 """Tasks, also without end; a number stands for so many tasks that differ in seed."""
@@ -29,12 +36,20 @@ _SEEDS: Final = range(-(2**63), 2**63)
 class Starts:
     """Reads tasks some way ahead, and hands out the most urgent.
 
+    It remembers the ids of all tasks that it has read, about a hundred bytes for each:
+    a second task of an id would get the seeds of the first one, and its episodes' ids.
+
     Args:
         tasks: Where they come from.
         options: Of the run.
         window: Tasks to read ahead.
-        read: Called with each task that was read, and the episodes to play of it.
+        read: Called with each task that was read, the episodes to play of it, and how
+            many others are complete.
         changed: Called when there is more to start, or nothing more will come.
+
+    Raises:
+        LocalProtocolError: Two of the tasks have the same id, and they are a list or
+            anything else of known length.
     """
 
     def __init__(
@@ -43,10 +58,13 @@ class Starts:
         options: CollectorOptions,
         *,
         window: int,
-        read: Callable[[Task, int], None],
+        read: Callable[[Task, int, int], None],
         changed: Callable[[], None],
     ) -> None:
+        check_tasks(tasks)
         self._tasks = tasks
+        # Numbered ones differ.
+        self._ids: set[bytes] | None = None if isinstance(tasks, int) else set()
         self._options = options
         self._most = window * options.group_size
         self._read = read
@@ -64,7 +82,7 @@ class Starts:
         """Read the tasks; what their source raises is raised here.
 
         Raises:
-            LocalProtocolError: Something is no task, or has the id of one that runs.
+            LocalProtocolError: Something is no task, or has the id of an earlier one.
         """
         tasks = _iterate(self._tasks)
         try:
@@ -84,6 +102,7 @@ class Starts:
 
     def _add(self, task: Task) -> bool:
         """Add the episodes of a task; tells whether there are any to play."""
+        self._note(task.id)
         options = self._options
         indices = range(options.group_size)
         if (skip := options.skip) is not None:
@@ -92,7 +111,9 @@ class Starts:
                 return False
         else:
             played = list(indices)
-        self._read(task, len(played))
+        skipped = set(indices).difference(played)
+        complete = sum(not self._has_failed(episode_id(task, at)) for at in skipped)
+        self._read(task, len(played), complete)
         first = task.seed
         if first is None:
             first = derive_seed(options.seed, "task", task.id)
@@ -111,6 +132,18 @@ class Starts:
             self.put(start)
         self._changed()
         return True
+
+    def _note(self, id: str) -> None:
+        if self._ids is None:
+            return
+        count, digest = len(self._ids), _digest(id)
+        self._ids.add(digest)
+        if len(self._ids) == count:
+            raise _twice(id)
+
+    def _has_failed(self, id: str) -> bool:
+        failed = self._options.failed
+        return failed is not None and failed(id)
 
     def _earlier(self, id: str) -> tuple[Attempt, ...]:
         earlier = self._options.earlier
@@ -148,6 +181,37 @@ class Starts:
         self.exhausted = True
         self._heap.clear()
         self._room.set()
+
+
+def check_tasks(tasks: TasksLike) -> None:
+    """Make sure that tasks which are all there have ids of their own.
+
+    Those that are made one after the other are checked when they come.
+
+    Raises:
+        LocalProtocolError: Two have the same id.
+    """
+    if not isinstance(tasks, Collection):
+        return
+    places: dict[str, int] = {}
+    for place, task in enumerate(cast("Collection[object]", tasks)):
+        if not isinstance(task, Task):
+            continue  # Which is told when it is its turn.
+        first = places.setdefault(task.id, place)
+        if first != place:
+            raise _twice(task.id, f", at {first} and {place}")
+
+
+def _twice(id: str, where: str = "") -> LocalProtocolError:
+    return LocalProtocolError(
+        f"expected an id of its own for each task, got {id!r} twice{where}"
+    )
+
+
+def _digest(id: str) -> bytes:
+    # So that ids take the same room, however long they are.
+    text = id.encode(errors="surrogatepass")  # Whatever a string may hold.
+    return hashlib.blake2b(text, digest_size=12).digest()
 
 
 async def _iterate(tasks: TasksLike) -> AsyncGenerator[Task, None]:

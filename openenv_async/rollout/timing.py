@@ -34,6 +34,8 @@ _BLOCKED: Final = 0.25
 """Share of the time without a start above which whoever holds it up is the cause."""
 _BUSY: Final = 0.85
 """Share of the time above which a policy counts as saturated."""
+_UPTIME: Final = "the server's uptime"
+_NO_SERVER: Final = "sessions had no server"
 _FULL: Final = 0.9
 """Share of `batching.max` above which batches count as full."""
 
@@ -125,7 +127,11 @@ class RunStatistics(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     """Sessions that are being replaced."""
     unreachable: int
-    """Sessions whose connection is lost, while it is tried again."""
+    """Sessions whose connection is lost, while it is tried again, or whose server is
+    silent."""
+    silent_for: float
+    """Seconds for which a server has said nothing, though it was asked; 0 while all
+    answer."""
     unreachable_for: float
     """Seconds since no session has been reachable; 0 while one is."""
     gives_up_after: float
@@ -285,6 +291,7 @@ class Meter:
         pending: int,
         lost: int,
         unreachable: int,
+        silent_for: float,
         unreachable_for: float,
         gives_up_after: float,
         limit: int,
@@ -306,6 +313,7 @@ class Meter:
             pending=pending,
             lost=lost,
             unreachable=unreachable,
+            silent_for=silent_for,
             unreachable_for=unreachable_for,
             gives_up_after=gives_up_after,
             limit=limit,
@@ -353,9 +361,7 @@ def find_bottleneck(load: Load) -> Bottleneck:
     """Say what a run is bound by, and which number to raise."""
     time = load.time
     if load.away > _BLOCKED:
-        return _bottleneck(
-            "connection", "the server's uptime", load.away, "sessions had no server"
-        )
+        return _bottleneck("connection", _UPTIME, load.away, _NO_SERVER)
     if load.blocked > _BLOCKED:
         return _bottleneck(
             "consumer", "the consumer's speed", load.blocked, "its queue was full"
@@ -376,9 +382,12 @@ def find_bottleneck(load: Load) -> Bottleneck:
         idle = _bottleneck(
             "wire", "client processes", time.idle, "this process was busy"
         )
+    wire = max(0.0, time.wire - load.away)
     shares: list[tuple[float, BoundBy, str, str]] = [
         (time.policy, "policy", "the policy's speed", "episodes waited for actions"),
-        (time.wire, "wire", "sockets", "messages were on their way"),
+        # Whoever waits for a server that is away waits on the wire, too.
+        (wire, "wire", "sockets", "messages were on their way"),
+        (load.away, "connection", _UPTIME, _NO_SERVER),
         (time.queue, "environment", "workers or replicas", "steps were queued"),
         (time.environment, "environment", "concurrency", "environments computed"),
     ]

@@ -11,7 +11,13 @@ from typing import Any, Final, cast
 from ..environment import ENTRY_POINTS
 from ..errors import LocalProtocolError
 
-__all__ = ["importable_module", "importable_target", "search_path"]
+__all__ = [
+    "importable_module",
+    "importable_target",
+    "search_path",
+    "search_variables",
+    "source_folder",
+]
 
 _PROJECT: Final = "pyproject.toml"
 
@@ -49,8 +55,31 @@ def _add(place: str) -> None:
 def search_path(target: str) -> dict[str, str]:
     """Variables with which another process finds what `importable_target` names."""
     folder = None if "://" in target else _folder_of(target)
-    if folder is None:
-        return {}
+    return {} if folder is None else search_variables(str(folder))
+
+
+def source_folder(target: str) -> str:
+    """The folder whose packages or modules a target needs; empty if it needs none.
+
+    That is the folder it names, or the working directory, if its module is there.
+    """
+    if "://" in target:
+        return ""
+    folder = _folder_of(target)
+    if folder is not None:
+        return str(folder)
+    top = target.partition(":")[0].partition(".")[0]
+    here = Path.cwd()
+    is_here = (
+        ":" in target
+        and bool(top)
+        and ((here / f"{top}.py").is_file() or (here / top).is_dir())
+    )
+    return str(here) if is_here else ""
+
+
+def search_variables(folder: str) -> dict[str, str]:
+    """Variables with which another process finds modules of a folder."""
     before = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": f"{folder}{os.pathsep}{before}" if before else str(folder)}
 

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -28,6 +28,7 @@ import pytest_asyncio
 from playwright.async_api import (
     Browser,
     BrowserContext,
+    BrowserType,
     ConsoleMessage,
     Page,
     Request,
@@ -35,10 +36,12 @@ from playwright.async_api import (
     async_playwright,
 )
 
-from tests.chaos.processes import Process
+from tests.chaos.processes import Process, short_folder
 
 __all__ = ["Faults", "NewPage", "ServeWeb"]
 
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -72,20 +75,27 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+@contextlib.asynccontextmanager
+async def launched(kind: BrowserType, **options: Any) -> AsyncIterator[Browser]:
+    """A browser that is on this machine; options are those of playwright."""
+    browser = await kind.launch(executable_path=_CHROMIUM, args=_FLAGS, **options)
+    try:
+        yield browser
+    finally:
+        await browser.close()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """The browser of this run."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
     # The driver writes pictures in the loop's threads; a test would have to answer for
     # one that begins in it, so the only one begins here.
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1))
     await loop.run_in_executor(None, int)
     async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=found, args=_FLAGS)
-        yield launched
-        await launched.close()
+        async with launched(playwright.chromium) as opened:
+            yield opened
 
 
 class Faults:
@@ -204,6 +214,13 @@ async def pane_url() -> AsyncIterator[str]:
     """
     async with serve_web_process(*_SERVED) as process:
         yield process.url
+
+
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """Where a server listens, and later another."""
+    with short_folder() as folder:
+        yield folder / "s"
 
 
 @pytest.fixture

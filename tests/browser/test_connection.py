@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, WebSocket, expect
 
 from tests import environments
 from tests.browser.conftest import Faults, NewPage, ServeWeb
+from tests.browser.fronts import front
 from tests.browser.pages import InteractPage, is_connected, open_view
 from tests.chaos.cutter import Cutter
 from tests.environments import ScriptedEnvironment
@@ -30,16 +29,8 @@ async def _cut_off(**options: Any) -> AsyncIterator[tuple[Serving, Cutter, str]]
     """A server, what cuts its connections, and where a browser finds it."""
     async with serving(ScriptedEnvironment, web=True, **options) as server:
         assert server.path is not None
-        cutter = Cutter(server.path, Path("unused"))
-        listener = await asyncio.start_server(cutter.accept, "127.0.0.1", 0)
-        port = listener.sockets[0].getsockname()[1]
-        try:
-            yield server, cutter, f"http://127.0.0.1:{port}/web/"
-        finally:
-            listener.close()
-            cutter.resume()
-            cutter.cut()
-            await listener.wait_closed()
+        async with front(server.path) as (cutter, url):
+            yield server, cutter, url
 
 
 def _accepted(cutter: Cutter, before: int) -> bool:
@@ -143,14 +134,20 @@ async def test_a_replaced_server_is_told_and_opens_nothing(
 
 
 async def test_a_goodbye_names_its_reason(page: Page, faults: Faults) -> None:
-    """A server that shuts down is not just gone."""
+    """A server that shuts down is not just gone, however often it is tried again."""
     faults.expect(*_LOST)
+    sockets: list[WebSocket] = []
+    page.on("websocket", lambda socket: sockets.append(socket))
     async with serving(ScriptedEnvironment, tcp=True, web=True) as server:
         url = server.url.replace("ws://", "http://") + "/web/"
         view = await InteractPage(page, url).open()
         await view.reset()
     await expect(_banner(page)).to_contain_text("server is shutting down")
     await expect(view.alert).to_contain_text("shutting_down")
+    await page.get_by_role("button", name="Retry now").click()
+    await eventually(lambda: len(sockets) > 1)
+    await expect(_banner(page)).to_contain_text("Next try in")
+    await expect(_banner(page)).to_contain_text("Its sessions have ended")
 
 
 async def test_a_server_that_falls_silent(page: Page, faults: Faults) -> None:
@@ -171,55 +168,6 @@ async def test_a_server_that_falls_silent(page: Page, faults: Faults) -> None:
         await page.clock.run_for(2_000)
         await eventually(lambda: cutter.accepted > accepted)
         await is_connected(page)
-
-
-# Tokens
-
-_TOKEN = "correct horse"
-
-
-@pytest.fixture
-def guarded() -> Any:
-    """A server that asks for a token."""
-    return serving(ScriptedEnvironment, tcp=True, web=True, token=_TOKEN)
-
-
-async def test_the_form_takes_the_token(page: Page, guarded: Any) -> None:
-    """No token, a wrong one, the right one, and a reload."""
-    async with guarded as server:
-        url = server.url.replace("ws://", "http://") + "/web/"
-        await page.goto(url)
-        field = page.get_by_label("Bearer token")
-        await expect(field).to_be_focused()
-        await expect(page.locator("#status")).to_have_text("token needed")
-        await field.fill("wrong")
-        await field.press("Enter")
-        await expect(page.get_by_role("alert")).to_contain_text("did not accept")
-        await expect(field).to_be_focused()
-        await field.fill(_TOKEN)
-        await page.get_by_role("button", name="Connect").click()
-        await is_connected(page)
-        view = InteractPage(page, url)
-        await view.reset()
-        # this tab knows it now
-        await page.reload()
-        await is_connected(page)
-
-
-async def test_a_link_carries_the_token_in_its_fragment(
-    page: Page, guarded: Any
-) -> None:
-    """It leaves the address bar and is in no request's URL."""
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    async with guarded as server:
-        url = server.url.replace("ws://", "http://") + "/web/"
-        await page.goto(f"{url}#token=correct%20horse")
-        await is_connected(page)
-        assert await page.evaluate("location.href") == f"{url}#/interact"
-        assert not any("horse" in each for each in asked)
-        view = InteractPage(page, url)
-        await view.reset()  # the schema, too, was fetched with the token
 
 
 # Prefixes

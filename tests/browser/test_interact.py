@@ -290,6 +290,35 @@ async def test_another_environment_begins_afresh(page: Page, pane_url: str) -> N
     await expect(view.history).not_to_contain_text(re.compile("echo_env"))
 
 
+async def test_another_environment_is_chosen_while_a_session_opens(
+    page: Page, pane_url: str
+) -> None:
+    """The session of the one before is closed as soon as it is there."""
+    sent: list[str] = []
+    page.on(
+        "websocket",
+        lambda socket: socket.on("framesent", lambda frame: sent.append(str(frame))),
+    )
+    view = await InteractPage(page, pane_url).open("echo_env")
+    await view.button("Reset").evaluate(
+        """(button) => {
+          const oldURL = location.href;
+          history.pushState(null, "", "#/interact/coding_env");
+          button.click();
+          // At once, so that the session cannot be there before.
+          dispatchEvent(new HashChangeEvent("hashchange", { oldURL }));
+        }"""
+    )
+    await eventually(lambda: any('"close"' in frame for frame in sent))
+    await expect(page.get_by_label("Environment")).to_have_value("coding_env")
+    await expect(view.actions).to_contain_text("no session")
+    await expect(view.alert).to_have_count(0)
+    assert not any('"reset"' in frame for frame in sent)
+    await view.reset()
+    await view.field("code").fill("print('code')")
+    await view.step()
+
+
 async def test_a_large_action_travels_in_chunks(page: Page, faults: Faults) -> None:
     """One larger than a chunk arrives; one too large costs no number."""
     async with serving(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 import axe_playwright_python
 import pytest
+import pytest_asyncio
 from playwright.async_api import Page, expect
 
 from openenv_async.rollout.episodes import EnvironmentFailure
@@ -20,6 +21,7 @@ from tests.rollout.runs import make_episode, write_run
 
 _AXE: Final = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 _MANY: Final = 5000
+_THEMES: Final = ("light", "dark")
 
 
 def _write(run: Path, count: int) -> None:
@@ -56,63 +58,80 @@ async def _shown(
         await anyio.to_thread.run_sync(process.kill)
 
 
+async def _serious(page: Page) -> list[str]:
+    """What axe finds serious or critical, as rule and element."""
+    if await page.evaluate("!window.axe"):
+        await page.evaluate(_AXE)
+    found = await page.evaluate("axe.run()")
+    return [
+        f"{rule['id']}: {node['html']}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shown(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The address of a run of thirty episodes, three of them failed."""
+    async with _shown(tmp_path_factory.mktemp("run")) as url:
+        yield url
+
+
 async def test_a_run_is_summarised_and_its_episodes_listed(
-    page: Page, tmp_path: Path
+    page: Page, shown: str
 ) -> None:
     """Numbers, a filter for failures, and sorting."""
-    async with _shown(tmp_path) as url:
-        await page.goto(url)
-        main = page.locator("main")
-        await expect(main.get_by_text("30 episodes")).to_be_visible()
-        await expect(main).to_contain_text("Mean return")
-        await expect(main).to_contain_text("made")
-        grid = page.get_by_role("grid", name="Episodes")
-        await page.get_by_label("Outcome").select_option("failed")
-        await expect(main.get_by_text("of 30 episodes")).to_be_visible()
-        await expect(grid.locator(".badge:not(.bad)")).to_have_count(0)
-        await expect(grid.locator(".badge.bad")).to_have_count(3)
-        await page.get_by_label("Outcome").select_option("")
-        steps = grid.get_by_role("button", name="Return")
-        await steps.click()
-        await expect(grid.locator("[aria-sort=ascending]")).to_contain_text("Return")
-        await main.get_by_text("Manifest and summary").click()
-        await expect(main.get_by_role("tree")).to_contain_text("manifest")
+    await page.goto(shown)
+    main = page.locator("main")
+    await expect(main.get_by_text("30 episodes")).to_be_visible()
+    await expect(main).to_contain_text("Mean return")
+    await expect(main).to_contain_text("made")
+    grid = page.get_by_role("grid", name="Episodes")
+    await page.get_by_label("Outcome").select_option("failed")
+    await expect(main.get_by_text("of 30 episodes")).to_be_visible()
+    await expect(grid.locator(".badge:not(.bad)")).to_have_count(0)
+    await expect(grid.locator(".badge.bad")).to_have_count(3)
+    await page.get_by_label("Outcome").select_option("")
+    steps = grid.get_by_role("button", name="Return")
+    await steps.click()
+    await expect(grid.locator("[aria-sort=ascending]")).to_contain_text("Return")
+    await main.get_by_text("Manifest and summary").click()
+    await expect(main.get_by_role("tree")).to_contain_text("manifest")
 
 
-async def test_an_episode_is_played(page: Page, tmp_path: Path) -> None:
+async def test_an_episode_is_played(page: Page, shown: str) -> None:
     """Opened by keyboard, and gone through step by step."""
-    async with _shown(tmp_path) as url:
-        await page.goto(f"{url}#/run")
-        grid = page.get_by_role("grid", name="Episodes")
-        await grid.focus()
-        await page.keyboard.press("Home")
-        await page.keyboard.press("Enter")
-        await page.wait_for_url("**/#/run/0")
-        player = page.locator("episode-player")
-        await expect(player).to_contain_text("1 of")
-        await expect(page.get_by_role("region", name="Observation")).to_contain_text(
-            "reset"
-        )
-        slider = player.get_by_role("slider", name="Step")
-        await slider.press("ArrowRight")
-        await expect(page.get_by_role("region", name="Observation")).to_contain_text(
-            "reward"
-        )
-        await page.get_by_role("button", name="Next episode").click()
-        await page.wait_for_url("**/#/run/1")
-        await expect(page.get_by_role("heading", name="Episode 1")).to_be_visible()
-        await expect(player).to_contain_text("1 of")
+    await page.goto(f"{shown}#/run")
+    grid = page.get_by_role("grid", name="Episodes")
+    await grid.focus()
+    await page.keyboard.press("Home")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/#/run/0")
+    player = page.locator("episode-player")
+    await expect(player).to_contain_text("1 of")
+    await expect(page.get_by_role("region", name="Observation")).to_contain_text(
+        "reset"
+    )
+    slider = player.get_by_role("slider", name="Step")
+    await slider.press("ArrowRight")
+    await expect(page.get_by_role("region", name="Observation")).to_contain_text(
+        "reward"
+    )
+    await page.get_by_role("button", name="Next episode").click()
+    await page.wait_for_url("**/#/run/1")
+    await expect(page.get_by_role("heading", name="Episode 1")).to_be_visible()
+    await expect(player).to_contain_text("1 of")
 
 
 async def test_an_episode_that_is_not_there(
-    page: Page, faults: Faults, tmp_path: Path
+    page: Page, faults: Faults, shown: str
 ) -> None:
     """The answer says what there is."""
     faults.expect("404")
-    async with _shown(tmp_path) as url:
-        await page.goto(f"{url}#/run/99")
-        alert = page.get_by_role("alert")
-        await expect(alert).to_contain_text("expected an episode below 30, got 99")
+    await page.goto(f"{shown}#/run/99")
+    alert = page.get_by_role("alert")
+    await expect(alert).to_contain_text("expected an episode below 30, got 99")
 
 
 async def test_damage_is_told(page: Page, faults: Faults, tmp_path: Path) -> None:
@@ -145,38 +164,22 @@ async def test_thousands_of_episodes(page: Page, tmp_path: Path) -> None:
         await expect(grid.locator(f"[aria-rowindex='{_MANY + 1}']")).to_be_visible()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 async def test_it_looks(
-    new_page: NewPage,
-    screenshots: Path,
-    tmp_path: Path,
-    width: int,
-    theme: Literal["light", "dark"],
+    new_page: NewPage, shown: str, screenshots: Path, width: int
 ) -> None:
     """Nothing serious for axe, no sideways scrolling, and pictures."""
-    options: dict[str, Any] = {
-        "viewport": {"width": width, "height": 844 if width < 600 else 800},
-        "color_scheme": theme,
-        "bypass_csp": True,
-        "reduced_motion": "reduce",
-    }
-    async with _shown(tmp_path) as url, new_page(**options) as page:
+    size = {"width": width, "height": 844 if width < 600 else 800}
+    options: dict[str, Any] = {"bypass_csp": True, "reduced_motion": "reduce"}
+    async with new_page(viewport=size, **options) as page:
         for name in ("run", "run/3"):
-            await page.goto(f"{url}#/{name}")
-            shown = page.get_by_role(
-                "grid", name="Episodes" if name == "run" else "History"
-            )
-            await expect(shown.get_by_role("row").nth(2)).to_be_visible()
-            await has_no_sideways_scroll(page)
-            await page.evaluate(_AXE)
-            found = await page.evaluate("axe.run()")
-            serious = [
-                f"{rule['id']}: {node['html']}"
-                for rule in found["violations"]
-                if rule["impact"] in ("serious", "critical")
-                for node in rule["nodes"]
-            ]
-            assert not serious, "\n".join(serious)
-            path = screenshots / f"{name.replace('/', '-')}-{width}-{theme}.png"
-            await page.screenshot(path=path, full_page=True)
+            await page.goto(f"{shown}#/{name}")
+            listed = "Episodes" if name == "run" else "History"
+            rows = page.get_by_role("grid", name=listed).get_by_role("row")
+            await expect(rows.nth(2)).to_be_visible()
+            for theme in _THEMES:
+                await page.emulate_media(color_scheme=theme)
+                await has_no_sideways_scroll(page)
+                assert await _serious(page) == []
+                path = screenshots / f"{name.replace('/', '-')}-{width}-{theme}.png"
+                await page.screenshot(path=path, full_page=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from typing import Any
 
@@ -92,13 +93,17 @@ async def test_the_list_renews_itself_unless_paused(page: Page, pane_url: str) -
 
 
 async def test_a_session_is_followed_step_by_step(page: Page, pane_url: str) -> None:
-    """Until its end, and paused meanwhile."""
+    """Until its end, and paused meanwhile; the view to drive one is not loaded."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     async with _trainer(pane_url, owner="ada") as env:
         await env.reset(seed=1)
         await env.step({"message": "before anybody watched"})
         await _follow(page, pane_url, env.session_id)
         facts = page.get_by_role("region", name="Session", exact=True)
         await expect(facts).to_contain_text("Episode1")
+        assert any(url.endswith("views/session.js") for url in asked)
+        assert not any(url.endswith("views/interact.js") for url in asked)
         await expect(facts).to_contain_text("Step1")
         observation = page.get_by_role("region", name="Observation")
         for number in range(3):
@@ -217,6 +222,8 @@ async def test_a_stalled_page_does_not_slow_a_step(page: Page, pane_url: str) ->
         await env.step({"message": "and again"})
         observation = page.get_by_role("region", name="Observation")
         await expect(observation).to_contain_text("again")
+        # The row knows what the lost events would have told.
+        await expect(player).to_contain_text(re.compile(r"episode 1, step \d"))
 
 
 async def test_a_watcher_that_never_reads_does_not_slow_a_step(pane_url: str) -> None:

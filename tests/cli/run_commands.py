@@ -16,11 +16,13 @@ __all__ = ["ENVIRONMENT", "actions_file", "run_command", "run_json"]
 ENVIRONMENT = {"NO_COLOR": "1", "COLUMNS": "100"}
 
 
-def run_command(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+def run_command(
+    *arguments: str, status: int = 0, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run the command to its end, which has to have that status."""
     done = subprocess.run(
         [sys.executable, "-m", "openenv_async.cli", *arguments],
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from openenv_async.rollout.runs import open_run
+from openenv_async.scaffold import make_environment
 from tests.cli.commands import Outcome
 from tests.cli.run_commands import actions_file, run_command
 from tests.rollout.runs import write_run
@@ -52,3 +53,25 @@ def test_a_run_that_does_not_say_where_it_was_played_needs_to_be_told(
     outcome = command("replay", str(tmp_path), "--env", "echo_env", "--image", "x")
     assert outcome.status == 2
     assert "and not both" in outcome.errors
+
+
+@pytest.mark.parametrize("target", ["folder", "module"])
+def test_an_environment_that_is_not_installed_is_found_again(
+    tmp_path: Path, target: str
+) -> None:
+    """The run remembers the folder, wherever it is replayed from."""
+    folder = make_environment("word-guess", parent=tmp_path)
+    arguments = [f"./{folder.name}"]
+    if target == "module":
+        arguments = ["word_guess.server.environment:WordGuessEnvironment"]
+    run = tmp_path / "run"
+    play = ("rollout", *arguments, "--tasks", "2", "--max-steps", "3")
+    here = folder if target == "module" else tmp_path
+    run_command(*play, "--out", str(run), cwd=here)
+    assert open_run(run).manifest.environment.source == str(folder)
+    done = run_command("replay", str(run))
+    assert "2 episodes with" in done.stdout
+    folder.rename(tmp_path / "elsewhere")
+    done = run_command("replay", str(run), status=2)
+    assert f"in {str(folder)!r} as when the run was played" in done.stderr
+    run_command("replay", str(run), "--env", str(tmp_path / "elsewhere"))

@@ -355,6 +355,13 @@ def test_several_servers_share_the_sessions(tmp_path: Path) -> None:
         (("rollout", "echo_env", "--policy", "x"), "expected a policy as"),
         (("rollout", "echo_env", "--sampling", "["), "a JSON object"),
         (("rollout", "echo_env", "--tasks", "nowhere"), "a file of tasks"),
+        *(
+            (
+                ("rollout", "echo_env", "--tasks", text),
+                f"above 0 for --tasks, or a file of JSON lines, got {text!r}",
+            )
+            for text in ("0", "-1", "1e3", "2.5")
+        ),
         (("rollout", "echo_env", "--replicas", "99"), "no more replicas than"),
         (("rollout", "ws://x", "--replicas", "2"), "one for a server that runs"),
         (("rollout", "no_such_env"), "importable package"),
@@ -371,3 +378,91 @@ def test_a_mistake_is_said_in_one_line(
     assert outcome.status == 2
     assert message in outcome.errors
     assert "openenv-async: expected" in outcome.errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_tasks_of_an_id_are_refused_at_once(
+    tmp_path: Path, command: Callable[..., Outcome]
+) -> None:
+    """With the lines of both, before anything is begun."""
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"id": "a"}\n\n{"id": "b"}\n{"id": "a"}\n')
+    run = tmp_path / "run"
+    outcome = command("rollout", "echo_env", "--tasks", str(tasks), "--out", str(run))
+    assert outcome.status == 2
+    assert f"got 'a' in lines 1 and 4 of {str(tasks)!r}" in outcome.errors
+    assert not run.exists()
+
+
+_POLICIES = """
+from pathlib import Path
+import anyio
+
+class Hanging:
+    async def act(self, observation, episode):
+        Path(__file__).with_name("called").touch()
+        await anyio.sleep_forever()
+
+class Silent:
+    async def act(self, observation, episode):
+        raise ValueError
+
+class Sync:
+    def act(self, observation, episode):
+        return {"message": "x"}
+
+hanging, silent, sync = Hanging(), Silent(), Sync()
+"""
+
+
+def _play_here(folder: Path, policy: str) -> list[str]:
+    """Arguments that play with a policy of a module in the working directory."""
+    (folder / "policies.py").write_text(_POLICIES)
+    return [
+        *("-m", "openenv_async.cli", "rollout", "echo_env", "--max-steps", "1"),
+        *("--policy", f"policies:{policy}", "--out", str(folder / "run")),
+    ]
+
+
+def _played_here(folder: Path, policy: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *_play_here(folder, policy)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_run_without_an_episode_can_go_on_too(tmp_path: Path) -> None:
+    """Whoever interrupts it is told how."""
+    arguments = _play_here(tmp_path, "hanging")
+    variables = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    with running(arguments, tmp_path, variables) as process:
+        end = time.monotonic() + 30
+        while not (tmp_path / "called").exists():
+            assert time.monotonic() < end, process.output()
+            time.sleep(0.02)
+        process.signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        output = process.output()
+    assert "recorded 0 episodes" in output
+    assert "go on with: openenv-async rollout echo_env" in output
+
+
+def test_a_refused_policy_is_in_nobodys_way(tmp_path: Path) -> None:
+    """The corrected command needs neither --resume nor another folder."""
+    refused = _played_here(tmp_path, "sync")
+    assert refused.returncode == 2, refused.stderr
+    assert "expected `async def act`" in refused.stderr
+    assert "go on with" not in refused.stderr
+    done = _played_here(tmp_path, "silent")
+    assert done.returncode == 1, done.stderr
+    assert "has 1 of 1" in done.stdout
+    # Without a text, where it was raised says which one it was.
+    assert re.search(
+        r'1 policy_failed: ValueError\n +the first one: \(no message\) File "\S+'
+        r'policies.py", line \d+, in act',
+        done.stdout,
+    )

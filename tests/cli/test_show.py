@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from openenv_async.rollout.runs.store import RunStore
 from tests.cli.commands import Outcome
@@ -40,7 +41,12 @@ def test_it_is_said_how_much_is_missing(tmp_path: Path, command: Command) -> Non
     assert not any(store.append([make_episode(number) for number in range(10)]))
     store.close()
     shown = command("show", str(tmp_path)).output
-    assert "10 of 40, of 5 tasks so far; --resume plays what is missing" in shown
+    # Of groups of two.
+    assert re.search(
+        r"^episodes\s+10 of 40, of 5 tasks so far; --resume plays what is missing",
+        shown,
+        re.M,
+    )
 
 
 def test_damage_is_an_error(tmp_path: Path, command: Command) -> None:
@@ -54,6 +60,28 @@ def test_damage_is_an_error(tmp_path: Path, command: Command) -> None:
     assert shown.status == 1
     assert "at byte 0 of" in shown.errors
     assert "--salvage" in shown.errors
+
+
+@pytest.mark.parametrize("spoil", ["missing", "other"])
+def test_damaged_arrays_are_an_error(
+    tmp_path: Path, command: Command, spoil: str
+) -> None:
+    """Although nothing of them is shown; with --quick it is said that they were not."""
+    write_run(tmp_path, map(make_episode, range(6)))
+    path = tmp_path / "arrays-00000.bin"
+    content = path.read_bytes()
+    path.unlink()
+    if spoil == "other":
+        path.write_bytes(content[:-1] + b"\xff")
+    for more in ((), ("--json",)):
+        shown = command("show", str(tmp_path), *more)
+        assert shown.status == 1
+        assert str(path) in shown.errors
+        assert "--salvage" in shown.errors
+    quick = command("show", str(tmp_path), "--quick")
+    assert quick.status == 0
+    assert "not verified: only what is shown here was read" in quick.output
+    assert command("show", str(tmp_path), "--web", "--quick").status == 2
 
 
 def test_an_empty_manifest_is_told(tmp_path: Path, command: Command) -> None:

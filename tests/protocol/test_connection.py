@@ -57,6 +57,45 @@ def test_a_connection_asks_before_it_gives_up() -> None:
     assert ends_at(connection(), start=100 * INTERVAL) == 1
 
 
+def test_a_probe_asks_sooner_and_once() -> None:
+    """A silent peer is pinged before its heartbeat, and not again until it answers."""
+    side = connection()
+    side.probe(1.9, 2.0)
+    assert said(side) == []
+    side.probe(2.0, 2.0)
+    side.probe(9.0, 2.0)
+    assert said(side) == [m.Ping(1)]
+    side.taken(10.0)
+    side.probe(12.0, 2.0)
+    assert said(side) == [m.Ping(2)]
+
+
+def test_only_a_peer_that_was_asked_is_silent() -> None:
+    """It has some time to answer; then silence counts from the last sign of life."""
+    side = connection()
+    assert side.silence(100.0, 3.0) == 0.0
+    side.probe(100.0, 2.0)
+    assert side.silence(102.9, 3.0) == 0.0
+    assert side.silence(103.0, 3.0) == 103.0
+    side.taken(104.0)
+    assert side.silence(200.0, 3.0) == 0.0
+
+
+def test_nobody_is_probed_before_the_greeting() -> None:
+    """A ping is no first message."""
+    side = connection(Phase.GREETING)
+    side.probe(100.0, 2.0)
+    assert said(side) == []
+    assert side.silence(200.0, 3.0) == 0.0
+
+
+def test_a_probe_does_not_put_off_the_end() -> None:
+    """A peer that answers no probe is dropped as if there had been none."""
+    side = connection()
+    side.probe(2.0, 2.0)
+    assert 3 <= ends_at(side) <= 3.5
+
+
 def test_a_peer_that_takes_what_is_sent_is_alive() -> None:
     """`taken` counts like a message from the peer."""
     side = connection()

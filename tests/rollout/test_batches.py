@@ -50,6 +50,7 @@ def _episode(
     )
 
 
+_ENDED = Terminated()
 _EPISODES = [
     _episode("a/0", Terminated(), [1.0, 2.0]),
     _episode("a/1", _LOST, [1.0]),
@@ -129,3 +130,24 @@ def test_nothing_is_a_batch() -> None:
     assert len(batch) == 0
     assert batch.masked_count == 0
     assert batch.numpy()["returns"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "rewards", [[math.nan], [1.0, math.inf], [-math.inf, 1.0], [1e308, 1e308]]
+)
+def test_a_return_that_is_not_finite_is_masked(rewards: list[float | None]) -> None:
+    """It counts as none, and says why."""
+    odd = _episode("a/0", _ENDED, rewards)
+    assert not odd.has_return
+    batch = to_batch([odd, _episode("a/1", _ENDED, [2.0])])
+    assert batch.mask == [False, True]
+    assert math.isnan(batch.returns[0])
+    assert batch.returns[1] == 2.0
+    assert batch.masked == {"return is not finite": 1}
+
+
+@pytest.mark.parametrize("reasons", ["max_steps", ["max-steps"], ["agent", 3]])
+def test_reasons_are_checked(reasons: Any) -> None:
+    """A text would be an iterable of letters, and mask nothing."""
+    with pytest.raises(LocalProtocolError, match="expected mask_truncated as a list"):
+        to_batch([_episode("a/0", _ENDED, [1.0])], mask_truncated=reasons)

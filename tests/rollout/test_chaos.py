@@ -125,7 +125,7 @@ async def test_a_server_that_stays_away_ends_the_run(folder: Path) -> None:
             batch,
             Acting(_slowly),
             tasks_of(10_000, length=5),
-            CollectorOptions(recovery_timeout=0.5, retries=10),
+            CollectorOptions(recovery_timeout=1.5, retries=10),
         ) as collector:
             await anext(collector)
             await anyio.to_thread.run_sync(server.kill)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -155,7 +156,8 @@ async def test_what_the_tasks_raise_reaches_the_consumer(server: Serving) -> Non
 @pytest.mark.parametrize(
     ("tasks", "text"),
     [
-        ([Task(id="a"), Task(id="a")], "an id of its own for each task, got 'a' twice"),
+        ([Task(id="a"), Task(id="a")], "each task, got 'a' twice, at 0 and 1"),
+        (iter([Task(id="a"), Task(id="a")]), "an id of its own for each task, got 'a'"),
         ([Task(id="a", seed=2**63)], "a seed of 64 bits for task 'a'"),
         (["a"], "expected a Task, got 'a'"),
     ],
@@ -164,6 +166,24 @@ async def test_tasks_are_checked(server: Serving, tasks: Any, text: str) -> None
     """What cannot be played is an error, not a failed episode."""
     with pytest.raises(LocalProtocolError, match=text):
         await collected(server, Acting(), tasks, max_steps=1)
+
+
+async def test_a_task_that_comes_twice_is_refused_when_it_comes(
+    server: Serving,
+) -> None:
+    """Also long after the first one: its episodes would have the same ids."""
+
+    def endless() -> Iterator[Task]:
+        for number in itertools.chain(range(20), [3], itertools.count(100)):
+            yield Task(id=str(number), options={"length": 1})
+
+    seen: list[str] = []
+    async with collector_of(server, Acting(), endless(), lookahead=1) as collector:
+        with pytest.raises(LocalProtocolError, match="each task, got '3' twice"):
+            async for episode in collector:
+                seen.append(episode.group)
+    # Those that ran when it came are given up.
+    assert {"0", "1"} < set(seen) <= {str(number) for number in range(20)}
 
 
 async def test_priorities_start_first(server: Serving) -> None:

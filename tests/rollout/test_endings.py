@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
@@ -28,6 +29,8 @@ from openenv_async.rollout import (
     Task,
     Terminated,
     Truncated,
+    calls,
+    options,
 )
 from tests.clients import connections, holding
 from tests.environments import Command, Report
@@ -36,6 +39,7 @@ from tests.rollout.players import (
     Batching,
     ScriptedEpisode,
     collected,
+    collector_of,
     policies,
     tasks_of,
 )
@@ -488,3 +492,66 @@ async def test_a_step_that_the_agent_cancelled_is_recorded(server: Serving) -> N
     (episode,) = await collected(server, _Agent(play), tasks_of(1, length=2))
     assert episode.outcome == Terminated(), episode.outcome
     assert [step.action.text for step in episode.steps] == ["slow", ""]
+
+
+class _Stubborn:
+    """Swallows every cancellation until it is let go, in one episode of the run."""
+
+    def __init__(self) -> None:
+        self.free = asyncio.Event()
+        self.swallowed = 0
+
+    async def _stay(self) -> None:
+        while not self.free.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.free.wait()
+                return
+            self.swallowed += 1
+
+
+class _StubbornActing(_Stubborn):
+    async def act(self, observation: Report, episode: EpisodeContext) -> Command:
+        """Act, if it is another episode."""
+        if episode.id == "t0/0":
+            await self._stay()
+        return Command()
+
+
+class _StubbornBatching(_Stubborn):
+    async def act_batch(
+        self, observations: Sequence[Report], episodes: Sequence[EpisodeContext]
+    ) -> list[Command]:
+        """Act, if the episode is not among them."""
+        if any(episode.id == "t0/0" for episode in episodes):
+            await self._stay()
+        return [Command()] * len(episodes)
+
+
+@pytest.mark.parametrize("shape", [_StubbornActing, _StubbornBatching])
+async def test_a_policy_that_swallows_its_timeout_is_abandoned(
+    server: Serving,
+    shape: type[_Stubborn],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its episodes have failed a moment later, and the others are played."""
+    monkeypatch.setattr(calls, "_GRACE", 0.05)
+    policy = shape()
+    single = options.Batching(max=1)
+    tasks = tasks_of(6, length=2)
+    async with asyncio.timeout(10):
+        async with collector_of(
+            server, policy, tasks, size=2, batching=single, policy_timeout=0.05
+        ) as collector:
+            episodes = [episode async for episode in collector]
+            await collector.wait_quiet()
+            # Whatever it returns one day is of no use.
+            policy.free.set()
+    by_id = {episode.id: episode.outcome for episode in episodes}
+    failure = by_id.pop("t0/0")
+    assert isinstance(failure, PolicyFailure)
+    assert failure.exception == "TimeoutError"
+    assert "expected an answer within 0.05 s" in failure.message
+    assert list(by_id.values()) == [Terminated()] * 5
+    assert policy.swallowed
+    assert "a call of the policy is abandoned" in caplog.text

@@ -278,3 +278,27 @@ async def test_what_is_not_to_be_retried_is_not(server: Serving) -> None:
 
     (episode,) = await collected(server, Acting(choose), 1, retries=5)
     assert episode.attempt == 1
+
+
+async def test_what_failed_in_an_earlier_run_is_not_complete(server: Serving) -> None:
+    """Two of four failed then: with the two others there are no three to be enough."""
+
+    def choose(episode: EpisodeContext, observation: Report) -> Command:
+        slow = episode.group_index == 3
+        return Command(do="sleep", seconds=0.05 if slow else 0.0)
+
+    async def outcomes(**options: Any) -> list[object]:
+        episodes = await collected(
+            server,
+            Acting(choose),
+            tasks_of(1, length=2),
+            group_size=4,
+            cut_off=CutOff(complete=3),
+            skip=lambda id: id in ("t0/0", "t0/1"),
+            **options,
+        )
+        return [episode.outcome for episode in episodes]
+
+    failed = await outcomes(failed=lambda id: id in ("t0/0", "t0/1"))
+    assert failed == [Terminated()] * 2
+    assert await outcomes() == [Terminated(), Truncated(reason="cut_off")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -49,6 +50,31 @@ def test_options_are_checked(kind: Any, given: dict[str, Any], text: str) -> Non
     with pytest.raises(LocalProtocolError) as caught:
         kind(**given)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [math.inf, 1e300, math.nan, -math.inf])
+@pytest.mark.parametrize(
+    ("kind", "name", "more"),
+    [
+        (Batching, "timeout", {}),
+        (AdaptiveConcurrency, "interval", {}),
+        (CutOff, "grace", {"complete": 1}),
+        (CollectorOptions, "step_timeout", {}),
+        (CollectorOptions, "reset_timeout", {}),
+        (CollectorOptions, "episode_timeout", {}),
+        (CollectorOptions, "policy_timeout", {}),
+        (CollectorOptions, "recovery_timeout", {}),
+    ],
+)
+def test_durations_are_finite(
+    kind: Any, name: str, more: dict[str, Any], given: float
+) -> None:
+    """A clock has to be able to add them; who wants none says None."""
+    with pytest.raises(LocalProtocolError, match=f"expected {name} ") as caught:
+        kind(**{name: given}, **more)
+    assert str(caught.value).endswith(f"got {given!r}")
+    if given > 0:
+        assert "of at most 1e+08 seconds" in str(caught.value)
 
 
 def test_keywords_are_the_options() -> None:

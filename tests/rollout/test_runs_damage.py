@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from openenv_async import RunDamaged
+from openenv_async.rollout import Attempt, PolicyFailure
 from openenv_async.rollout.runs import EpisodeFormat, open_run
+from openenv_async.rollout.runs.attempts import write_attempts
 from openenv_async.rollout.runs.frames import read_frames
+from openenv_async.rollout.runs.parquet import seal_part
+from openenv_async.rollout.runs.rewriting import replace_frames
 from openenv_async.rollout.runs.store import RunStore
 from tests.rollout.runs import FORMATS, exact, make_episode, make_manifest, write_run
 
@@ -182,3 +188,169 @@ def test_a_damaged_parquet_part_is_mended(tmp_path: Path, spoil: str) -> None:
     assert not any(store.append([make_episode(number) for number in range(3)]))
     store.close()
     assert len(list(open_run(tmp_path))) == 3
+
+
+# Damage that is only seen by whoever looks at everything
+
+
+def _invert(path: Path, place: int) -> None:
+    """Invert a byte, of what may be zeros."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 130, -1])
+def test_a_damaged_array_is_told_and_mended(tmp_path: Path, place: int) -> None:
+    """Its checksum is in the row: nobody is given another array for it."""
+    _write(tmp_path)
+    _invert(tmp_path / _ARRAYS, place)
+    told = rf"checksum \w+ in .*{_ARRAYS}' at byte \d+, got .*--salvage"
+    with pytest.raises(RunDamaged, match=told) as raised:
+        list(open_run(tmp_path))
+    assert raised.value.detail == {"file": str(tmp_path / _ARRAYS)}
+    with pytest.raises(RunDamaged, match=told):
+        _resume(tmp_path)
+    with pytest.raises(RunDamaged, match=told):
+        list(open_run(tmp_path).summaries(verify=True))
+    assert len(list(open_run(tmp_path).summaries())) == _EPISODES
+    store = _resume(tmp_path, salvage=True)
+    (mended,) = store.salvaged
+    assert mended.kept == len(store) == _EPISODES - 1
+    (lost,) = (
+        episode
+        for episode in map(make_episode, range(_EPISODES))
+        if episode.id not in store
+    )
+    assert store.append([lost]) == [None]
+    store.close()
+    found = {episode.id: exact(episode) for episode in open_run(tmp_path)}
+    assert found == {
+        episode.id: exact(episode) for episode in map(make_episode, range(_EPISODES))
+    }
+
+
+@pytest.mark.parametrize("left", [None, 0, 100])
+def test_missing_arrays_are_told_to_whoever_verifies(
+    tmp_path: Path, left: int | None
+) -> None:
+    """Summaries alone need none."""
+    _write(tmp_path)
+    arrays = tmp_path / _ARRAYS
+    content = arrays.read_bytes()
+    arrays.unlink()
+    if left is not None:
+        arrays.write_bytes(content[:left])
+    assert len(list(open_run(tmp_path).summaries())) == _EPISODES
+    with pytest.raises(RunDamaged, match=rf"bytes or more in .*{_ARRAYS}.*--salvage"):
+        list(open_run(tmp_path).summaries(verify=True))
+
+
+def test_damage_is_not_sealed(tmp_path: Path) -> None:
+    """Parquet has checksums of its own, which would hide it."""
+    episodes = map(make_episode, range(_EPISODES))
+    write_run(tmp_path, episodes, episode_format="parquet", close=False)
+    _invert(tmp_path / _ARRAYS, 0)
+    with pytest.raises(RunDamaged, match="checksum"):
+        seal_part(tmp_path, 0)
+    assert not list(tmp_path.glob("*.parquet*"))
+    assert (tmp_path / _FIRST).exists()
+
+
+def test_a_run_without_checksums_of_arrays_is_read(tmp_path: Path) -> None:
+    """As earlier versions wrote it; what is added has them."""
+    _write(tmp_path)
+    with (tmp_path / _FIRST).open("rb") as file:
+        lines = [
+            re.sub(rb',"crc32":\d+', b"", line)
+            for frame in read_frames(file)
+            for line in frame.lines()
+        ]
+    assert not any(b"crc32" in line for line in lines)
+    replace_frames(tmp_path / _FIRST, [lines])
+    assert len(list(open_run(tmp_path).summaries(verify=True))) == _EPISODES
+    store = _resume(tmp_path)
+    assert store.append([make_episode(_EPISODES)]) == [None]
+    store.close()
+    found = {episode.id: exact(episode) for episode in open_run(tmp_path)}
+    wanted = map(make_episode, range(_EPISODES + 1))
+    assert found == {episode.id: exact(episode) for episode in wanted}
+
+
+def _damaged_steps(folder: Path) -> Path:
+    """A Parquet part with one damaged byte, in a column that no summary needs."""
+    _write(folder, "parquet")
+    (path,) = folder.glob("*.parquet")
+    group = pyarrow.parquet.read_metadata(path).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    (column,) = (
+        one
+        for one in columns
+        if one.path_in_schema.endswith("observation")
+        and one.path_in_schema.startswith("steps")
+    )
+    # Behind the header of the page.
+    _invert(path, column.data_page_offset + column.total_compressed_size // 2)
+    return path
+
+
+def test_a_damaged_column_of_a_sealed_part_is_told(tmp_path: Path) -> None:
+    """By resuming, which needs ids alone, and by whoever verifies; nothing changes."""
+    path = _damaged_steps(tmp_path)
+    damaged = path.read_bytes()
+    told = rf"Parquet file of episodes at .*{path.name}.*--salvage"
+    assert len(list(open_run(tmp_path).summaries())) == _EPISODES
+    with pytest.raises(RunDamaged, match=told):
+        list(open_run(tmp_path).summaries(verify=True))
+    with pytest.raises(RunDamaged, match=told):
+        _resume(tmp_path, "parquet")
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("episode_format", FORMATS)
+def test_nothing_is_forgotten_of_a_damaged_run(
+    tmp_path: Path, episode_format: EpisodeFormat
+) -> None:
+    """Before it is known that everything is whole, what failed is not dropped."""
+    failed = make_episode(20, outcome=PolicyFailure(exception="x", message="y"))
+    write_run(tmp_path, [failed], episode_format=episode_format)
+    # For Parquet that is a part of its own.
+    episodes = map(make_episode, range(_EPISODES))
+    write_run(tmp_path, episodes, episode_format=episode_format)
+    if episode_format == "parquet":
+        _flip(tmp_path / "episodes-00001.parquet", 200)
+    else:
+        _invert(tmp_path / _ARRAYS, -1)
+    before = {one.name: one.read_bytes() for one in tmp_path.glob("*s-*")}
+    with pytest.raises(RunDamaged):
+        RunStore(
+            tmp_path,
+            make_manifest(episode_format),
+            resume=True,
+            durable=False,
+            forget=["policy_failed"],
+        )
+    assert {one.name: one.read_bytes() for one in tmp_path.glob("*s-*")} == before
+    assert not (tmp_path / "attempts.jsonl").exists()
+
+
+@pytest.mark.parametrize("spoiled", [b"\xff", b"{"])
+def test_damaged_attempts_are_mended(tmp_path: Path, spoiled: bytes) -> None:
+    """The lines that can be read stay, and the file as it was."""
+    _write(tmp_path)
+    attempt = Attempt(outcome=PolicyFailure(exception="x", message="y"), length=1)
+    write_attempts(tmp_path, {"a/0": [attempt], "b/0": [attempt]})
+    path = tmp_path / "attempts.jsonl"
+    damaged = path.read_bytes().replace(b'"a/0"', b'"a/' + spoiled + b'"', 1)
+    if spoiled == b"{":
+        damaged = b"{" + damaged
+    path.write_bytes(damaged)
+    with pytest.raises(RunDamaged, match=r"attempts\.jsonl.*--salvage"):
+        _resume(tmp_path)
+    store = _resume(tmp_path, salvage=True)
+    (mended,) = store.salvaged
+    assert "kept 1 earlier attempts that can be read" in str(mended)
+    assert mended.copy.read_bytes() == damaged
+    assert store.earlier == {"b/0": [attempt]}
+    store.close()
+    _resume(tmp_path).close()

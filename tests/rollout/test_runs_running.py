@@ -11,13 +11,22 @@ import anyio
 import msgspec
 import pytest
 
-from openenv_async import LocalProtocolError, RunError, UnknownEnvironment
+from openenv_async import (
+    GenericEnv,
+    LocalProtocolError,
+    RunError,
+    ServerObserver,
+    UnknownEnvironment,
+)
 from openenv_async.rollout import CollectorOptions, Task
-from openenv_async.rollout.episodes import Episode
+from openenv_async.rollout.episodes import Episode, outcome_label
 from openenv_async.rollout.runs import Manifest, RolloutPlan, open_run, rollout
 from openenv_async.rollout.runs.policies import ChatSettings
 from tests.rollout.chat_server import chat_serving
-from tests.serving import Serving, serving
+from tests.serving import Serving, eventually, serving
+
+no_policy = object()
+"""What a name may lead to."""
 
 
 @pytest.fixture
@@ -144,6 +153,8 @@ async def test_a_chat_model_s_tokens_are_recorded(
         ({"policy": "nothing"}, LocalProtocolError),
         ({"environment": "other"}, UnknownEnvironment),
         ({"replicas": 2}, LocalProtocolError),
+        ({"tasks": [Task(id="a"), Task(id="b"), Task(id="a")]}, LocalProtocolError),
+        ({"policy": "tests.rollout.test_runs_running:no_policy"}, LocalProtocolError),
     ],
 )
 async def test_a_plan_that_cannot_be_played_leaves_nothing(
@@ -155,3 +166,25 @@ async def test_a_plan_that_cannot_be_played_leaves_nothing(
         await _play(plan)
     assert not await anyio.Path(plan.folder).exists()
     assert server.sessions == 0
+
+
+async def test_a_session_that_is_taken_over_is_waited_for(
+    server: Serving, tmp_path: Path
+) -> None:
+    """Whoever drives it in the debug pane for a while costs the run no episode."""
+    tasks = [Task(id=str(number), options={"length": 20}) for number in range(200)]
+    plan = await _plan(server, tmp_path, tasks=tasks)
+    began = anyio.Event()
+    async with rollout(plan) as opened, anyio.create_task_group() as group:
+        group.start_soon(lambda: opened.play(recorded=lambda _: began.set()))
+        await began.wait()
+        async with ServerObserver(server.url) as observer:
+            row = (await observer.sessions())[0]
+        async with GenericEnv(server.url, take_over=row.session) as guest:
+            await guest.state()
+            steps = opened.collector.statistics().steps
+            # The other session goes on meanwhile.
+            await eventually(lambda: opened.collector.statistics().steps > steps + 40)
+    _, episodes = await _read(plan.folder)
+    assert len(episodes) == 400
+    assert {outcome_label(each.outcome) for each in episodes.values()} == {"terminated"}

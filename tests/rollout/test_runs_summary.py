@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openenv_async import LocalProtocolError
+from openenv_async.cli.progress import Seen
 from openenv_async.rollout.adapters import ChatPolicy, RandomPolicy, ScriptedPolicy
 from openenv_async.rollout.episodes import (
     Attempt,
@@ -24,6 +25,7 @@ from openenv_async.rollout.policies import EpisodeContext
 from openenv_async.rollout.runs import (
     Distribution,
     EnvironmentRecord,
+    count_tasks,
     open_run,
     read_tasks,
     summarise,
@@ -66,6 +68,24 @@ def test_a_summary_counts_everything(tmp_path: Path, episode_format: Any) -> Non
     assert summary.time.environment == 1.0
     assert summary.started == 1e9 + 1
     assert summary.ended == pytest.approx(1e9 + 6)
+
+
+@pytest.mark.parametrize("episode_format", FORMATS)
+def test_a_return_that_is_not_finite_counts_as_none(
+    tmp_path: Path, episode_format: Any
+) -> None:
+    """In what a run is summed up to, and in what a rollout has seen."""
+    episodes = [make_episode(number, length=1) for number in range(3)]
+    for place, return_ in ((0, math.nan), (1, math.inf)):
+        episodes[place] = msgspec.structs.replace(episodes[place], return_=return_)
+    write_run(tmp_path, episodes, episode_format=episode_format)
+    summary = summarise(open_run(tmp_path).summaries())
+    assert (summary.not_finite, summary.returns.count) == (2, 1)
+    seen = Seen()
+    for episode in episodes:
+        seen.add(episode)
+    assert seen.not_finite == 2
+    assert seen.mean_return == seen.recent_return == episodes[2].return_
 
 
 def test_a_summary_of_nothing() -> None:
@@ -126,6 +146,27 @@ async def test_a_line_that_is_no_task_is_named(tmp_path: Path, line: str) -> Non
         await _tasks(Path(path))
     with pytest.raises(LocalProtocolError, match="expected a file of tasks at"):
         await _tasks(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        ('{"id": "a"}\n\n{"id": "a"}\n', "got 'a' in lines 1 and 3 of "),
+        ('{"id": 2}\n{}\n{}\n', "got '2' in lines 1 and 3 of "),
+        ("{}\n{", "a task in line 2 of "),
+        ('{"id": "\xff"}', "a task in line 1 of "),
+    ],
+)
+def test_tasks_are_checked_when_they_are_counted(
+    tmp_path: Path, lines: str, match: str
+) -> None:
+    """Before any is played: a line that is none, and an id that is there twice."""
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("{}\n  \n{}\n\n")
+    assert count_tasks(path) == 2
+    path.write_bytes(lines.encode("latin-1"))
+    with pytest.raises(LocalProtocolError, match=match):
+        count_tasks(path)
 
 
 # Policies

@@ -195,10 +195,27 @@ async def test_the_same_episode_twice_in_one_flush_is_written_once(
     assert len(await _read(tmp_path)) == 1
 
 
+async def test_a_run_without_an_episode_is_begun_anew(tmp_path: Path) -> None:
+    """There is nothing to lose, and its settings may be what was wrong."""
+    async with RunWriter(tmp_path, make_manifest()):
+        with pytest.raises(RunLocked):
+            await RunWriter(tmp_path, make_manifest()).__aenter__()
+    other = _manifest(config={"policy": "other"})
+    async with RunWriter(tmp_path, other) as writer:
+        assert writer.manifest.config == {"policy": "other"}
+        await _append(writer, 0)
+    with pytest.raises(RunError, match="expected no run at"):
+        await RunWriter(tmp_path, other).__aenter__()
+    await anyio.Path(tmp_path / "episodes-00000.jsonl.zst").unlink()
+    await anyio.Path(tmp_path / "attempts.jsonl").touch()
+    with pytest.raises(RunError, match="expected no run at"):
+        await RunWriter(tmp_path, other).__aenter__()
+
+
 async def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     """Without `resume`, a folder with a run is refused."""
-    async with RunWriter(tmp_path, make_manifest()):
-        pass
+    async with RunWriter(tmp_path, make_manifest()) as writer:
+        await _append(writer, 0)
     with pytest.raises(RunError, match=r"expected no run at .* yet") as caught:
         async with RunWriter(tmp_path, make_manifest()):
             pass
@@ -444,3 +461,20 @@ async def test_recording_stops_when_the_disk_is_full(
         monkeypatch.setattr(os, "writev", writev)
         with pytest.raises(StorageFull):
             await record_episodes(endless(), writer)
+
+
+@formats
+async def test_a_resumed_run_tells_what_has_failed(
+    tmp_path: Path, episode_format: EpisodeFormat
+) -> None:
+    """It is there, and not to be played again, but it does not count as complete."""
+    episodes = [make_episode(0, length=1), make_episode(1, length=1, outcome=_LOST)]
+    manifest = make_manifest(episode_format=episode_format)
+    async with RunWriter(tmp_path, manifest) as writer:
+        for episode in episodes:
+            await writer.append(episode)
+    async with RunWriter(tmp_path, manifest, resume=True) as writer:
+        assert [episode.id in writer for episode in episodes] == [True, True]
+        failed = [writer.has_failed(episode.id) for episode in episodes]
+        assert failed == [False, True]
+        assert not writer.has_failed("nobody/0")

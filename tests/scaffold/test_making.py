@@ -20,6 +20,7 @@ from openenv_async.scaffold import (
     making,
     names_of,
     search_path,
+    source_folder,
 )
 from openenv_async.version import VERSION
 
@@ -232,6 +233,18 @@ def test_other_targets_stay_as_they_are(
         assert importable_target(target) == target
         assert search_path(target) == {}
     assert str(folder.parent) in sys.path
+
+
+def test_a_target_has_a_source_where_it_need_not_be_installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own folder, or the working directory, if its module is there."""
+    monkeypatch.chdir(folder)
+    (folder / "single.py").touch()
+    for target in (".", "word_guess.server:App", "single:App"):
+        assert source_folder(target) == str(folder)
+    for target in ("echo_env", "single", "other:App", "ws://single:1"):
+        assert source_folder(target) == ""
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ..episodes import Episode
 from .extras import zstandard
 from .frames import (
     SALVAGE,
+    ArrayFile,
     Frame,
     arrays_name,
     check_arrays,
@@ -30,6 +31,7 @@ from .frames import (
 )
 from .manifest import sync_folder
 from .rows import Packed, pack
+from .unwritable import unwritable
 
 __all__ = ["Entry", "FramesFile", "read_entries"]
 
@@ -44,8 +46,8 @@ _MOST_BUFFERS: Final = 512
 """Buffers that one `writev` takes; systems allow 1,024."""
 
 
-def read_entries(path: Path, frame: Frame) -> list[Entry]:
-    """Which episodes a frame has, once it is sure that their arrays are there.
+def read_entries(path: Path, frame: Frame, arrays: ArrayFile) -> list[Entry]:
+    """Which episodes a frame has, once it is sure that their arrays are whole.
 
     Raises:
         RunDamaged: They are none, or not all arrays are.
@@ -59,7 +61,7 @@ def read_entries(path: Path, frame: Frame) -> list[Entry]:
             f"something else: {error}; {SALVAGE}",
             detail={"file": str(path), "offset": frame.start},
         ) from error
-    check_arrays(path.parent, heads)
+    check_arrays(arrays, heads)
     return [(head.id, head.status) for head in heads]
 
 
@@ -109,8 +111,9 @@ class FramesFile:
 
     def _recover(self) -> int:
         self._size = 0
+        arrays = ArrayFile(self.path.parent)
         for frame in whole_frames(self.path, growing=True):
-            self.entries += read_entries(self.path, frame)
+            self.entries += read_entries(self.path, frame, arrays)
             self._size = frame.end
         self.count = len(self.entries)
         torn = os.fstat(self._file.fileno()).st_size - self._size
@@ -145,7 +148,7 @@ class FramesFile:
             try:
                 done = pack(episode, file=name, offset=offset)
             except LocalProtocolError as error:
-                packed.append(error)
+                packed.append(unwritable(episode, error))
             else:
                 packed.append(done)
                 # Lets go of the interpreter's lock, which the event loop waits for.

@@ -6,6 +6,7 @@ before the failed episodes are dropped, so that nothing forgets them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -21,9 +22,16 @@ from .parquet import read_parquet_past
 from .parts import Part
 from .rows import PastRow, attempts_of
 
-__all__ = ["Attempts", "find_failed", "read_attempts", "write_attempts"]
+__all__ = [
+    "ATTEMPTS_NAME",
+    "Attempts",
+    "find_failed",
+    "read_attempts",
+    "readable_attempts",
+    "write_attempts",
+]
 
-_NAME: Final = "attempts.jsonl"
+ATTEMPTS_NAME: Final = "attempts.jsonl"
 
 Attempts = dict[str, list[Attempt]]
 """By the id of the episode, the oldest first."""
@@ -67,28 +75,39 @@ def read_attempts(folder: Path) -> Attempts:
     Raises:
         RunDamaged: It can't be read.
     """
-    path = folder / _NAME
+    path = folder / ATTEMPTS_NAME
     try:
         lines = [_lines.decode(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError:
         return {}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunDamaged(
             f"expected earlier attempts in every line of {str(path)!r}: {error}; "
-            "the run can go on without the file, and forgets them then",
+            "resuming with `salvage` (--salvage) keeps the lines that can be read, and "
+            "a copy of the file",
             detail={"file": str(path)},
         ) from error
     return {line.id: line.attempts for line in lines}
 
 
+def readable_attempts(path: Path) -> Attempts:
+    """Read the lines that can be read, of a file that is damaged."""
+    found: Attempts = {}
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            line = _lines.decode(text)
+            found[line.id] = line.attempts
+    return found
+
+
 def write_attempts(folder: Path, attempts: Attempts) -> None:
     """Write them; wholly or not at all, whenever it is interrupted."""
-    temporary = folder / f"{_NAME}.tmp"
+    temporary = folder / f"{ATTEMPTS_NAME}.tmp"
     encode = msgspec.json.encode
     with temporary.open("wb") as file:
         for id, past in attempts.items():
             file.write(encode(_Line(id, past)) + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / _NAME)
+    temporary.replace(folder / ATTEMPTS_NAME)
     sync_folder(folder)

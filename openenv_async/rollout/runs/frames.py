@@ -1,17 +1,18 @@
 """The append-only part of a run, read: frames of JSON lines, and arrays beside them.
 
 `episodes-NNNNN.jsonl.zst` holds one zstd frame for every flush, each with a checksum;
-`arrays-NNNNN.bin` holds the bytes of the arrays that its lines name by offset. Arrays
-are made durable before the lines that name them, so that a line never names what is
-not there. A frame that only lacks its end was never acknowledged, if it is the last
-one; whatever else is no frame is damage.
+`arrays-NNNNN.bin` holds the bytes of the arrays that its lines name by offset and
+checksum. Arrays are made durable before the lines that name them, so that a line never
+names what is not there. A frame that only lacks its end was never acknowledged, if it
+is the last one; whatever else is no frame is damage.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -202,6 +203,7 @@ class _Place(msgspec.Struct, frozen=True):
     file: str
     offset: int
     nbytes: int
+    crc32: int | None = None
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -233,29 +235,15 @@ def parse_head(line: bytes) -> Head:
     return _heads.decode(line)
 
 
-def check_arrays(folder: Path, heads: list[Head]) -> None:
-    """Make sure that the arrays of episodes are where these say that they are.
+def check_arrays(arrays: ArrayFile, heads: Iterable[Head]) -> None:
+    """Make sure that the arrays of episodes are what was written.
 
     Raises:
-        RunDamaged: A file is not there, or too short.
+        RunDamaged: A file is not there, too short, or holds something else.
     """
-    needed: dict[str, int] = {}
     for head in heads:
         for place in head.arrays:
-            end = place.offset + place.nbytes
-            needed[place.file] = max(needed.get(place.file, 0), end)
-    for name, least in needed.items():
-        path = folder / name
-        try:
-            found = f"{size}" if (size := path.stat().st_size) < least else ""
-        except OSError as error:
-            found = f"no such file ({error.strerror})"
-        if found:
-            raise RunDamaged(
-                f"expected {least} bytes or more in {str(path)!r}, got {found}: "
-                f"{SALVAGE}",
-                detail={"file": str(path)},
-            )
+            arrays.bytes_at(place.file, place.offset, place.nbytes, place.crc32)
 
 
 _rows: msgspec.json.Decoder[JsonRow] = msgspec.json.Decoder(JsonRow)
@@ -288,24 +276,37 @@ class ArrayFile:
         self._name = ""
         self._view = memoryview(b"")
 
-    def bytes_at(self, name: str, offset: int, nbytes: int) -> memoryview:
+    def bytes_at(
+        self, name: str, offset: int, nbytes: int, crc32: int | None
+    ) -> memoryview:
         """The bytes of an array, where its row says that they are.
 
+        Args:
+            name: The file's.
+            offset: Where they begin.
+            nbytes: How many there are.
+            crc32: Their checksum; None where none was kept.
+
         Raises:
-            RunDamaged: The file is not there, or too short.
+            RunDamaged: The file is not there, too short, or holds something else.
         """
         end = offset + nbytes
         if name != self._name or end > len(self._view):
             # It grows while somebody writes to it.
-            self._view, self._name = self._map(name), name
+            self._view, self._name = self._map(name, end), name
         if not 0 <= offset <= end <= len(self._view):
-            raise RunDamaged(
-                f"expected {end} bytes or more in {str(self._folder / name)!r}, "
-                f"got {len(self._view)}"
+            raise self._damaged(name, end, str(len(self._view)))
+        found = self._view[offset:end]
+        if crc32 is not None and zlib.crc32(found) != crc32:
+            raise _damaged_arrays(
+                self._folder / name,
+                f"expected an array with the checksum {crc32:08x} in "
+                f"{str(self._folder / name)!r} at byte {offset}, got "
+                f"{zlib.crc32(found):08x}",
             )
-        return self._view[offset:end]
+        return found
 
-    def _map(self, name: str) -> memoryview:
+    def _map(self, name: str, least: int) -> memoryview:
         path = self._folder / name
         if path.name != name:
             raise RunDamaged(f"expected the name of a file, got {name!r}")
@@ -315,7 +316,16 @@ class ArrayFile:
                     return memoryview(b"")  # Which cannot be mapped.
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise RunDamaged(
-                f"expected arrays in {str(path)!r}, got no such file: {error}"
-            ) from error
+            found = f"no such file ({error.strerror})"
+            raise self._damaged(name, least, found) from error
         return memoryview(mapped)
+
+    def _damaged(self, name: str, least: int, found: str) -> RunDamaged:
+        path = self._folder / name
+        return _damaged_arrays(
+            path, f"expected {least} bytes or more in {str(path)!r}, got {found}"
+        )
+
+
+def _damaged_arrays(path: Path, message: str) -> RunDamaged:
+    return RunDamaged(f"{message}: {SALVAGE}", detail={"file": str(path)})

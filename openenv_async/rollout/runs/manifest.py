@@ -17,6 +17,7 @@ from ...arrays import encodable
 from ...client.description import EnvironmentDescription
 from ...errors import RunDamaged, RunError, RunMismatch
 from ...version import VERSION
+from .parts import is_begun
 
 __all__ = [
     "FORMAT_VERSION",
@@ -62,7 +63,7 @@ _COLUMNS: Final = {
     "too; empty if there are none",
     "arrays": 'dtype, shape and bytes of what JSON texts name as {"$array": INDEX} '
     'or {"$bytes": INDEX}: in Parquet in the column data, in JSON Lines at offset in '
-    "the file beside; C order; an empty dtype is plain bytes",
+    "the file beside, with zlib's CRC-32; C order; an empty dtype is plain bytes",
     "*_ns": "nanoseconds",
 }
 """What names do not say by themselves."""
@@ -75,6 +76,9 @@ class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """As its server calls it."""
     target: str = ""
     """Where it was found: an address, or what `openenv-async serve` takes."""
+    source: str = ""
+    """The folder, on the machine of the run, with the target's package or module; empty
+    where it was installed, or ran already."""
     image: str = ""
     """The container image that served it."""
     metadata: dict[str, object] = msgspec.field(default_factory=dict[str, object])
@@ -87,12 +91,18 @@ class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(
-        cls, description: EnvironmentDescription, *, target: str = "", image: str = ""
+        cls,
+        description: EnvironmentDescription,
+        *,
+        target: str = "",
+        image: str = "",
+        source: str = "",
     ) -> EnvironmentRecord:
         """What a server says about an environment, and where that was found."""
         return cls(
             name=description.name,
             target=target,
+            source=source,
             image=image,
             metadata=msgspec.to_builtins(description.metadata),
             json_schema={
@@ -173,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest | None:
                 fault="caller",
             )
         return msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunDamaged(
             f"expected a manifest in {str(path)!r}, got something else: {error}"
         ) from error
@@ -205,12 +215,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_new(found: Manifest | None, folder: Path) -> None:
-    """Make sure that there is no run yet.
+    """Make sure that there is no run yet, or none with an episode.
 
     Raises:
         RunError: There is one.
     """
-    if found is not None:
+    if found is not None and is_begun(folder):
         raise RunError(
             f"expected no run at {str(folder)!r} yet, got one of {found.created}: "
             "resume it, or choose another folder",

@@ -213,10 +213,10 @@ def _stored(column: Any, arrays: ArrayFile, kind: Any) -> Any:
     arrow = pyarrow()
     flat = column.flatten()
     # Whole columns at once, because this holds the interpreter's lock.
-    names, offsets, sizes = (
-        flat.field(name).to_pylist() for name in ("file", "offset", "nbytes")
+    places = (
+        flat.field(name).to_pylist() for name in ("file", "offset", "nbytes", "crc32")
     )
-    views = list(map(arrays.bytes_at, names, offsets, sizes))
+    views = list(map(arrays.bytes_at, *places))
     data = arrow.array(views, arrow.large_binary())
     parts = [flat.field("dtype"), flat.field("shape"), data]
     item = kind.value_type
@@ -285,23 +285,27 @@ def rewrite_parquet(path: Path, schema: Any, tables: Iterable[Any]) -> int:
 
 
 def parquet_entries(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield id and status of a file's episodes.
+    """Yield id and status of a file's episodes, and check all of it on the way.
 
     Raises:
-        RunDamaged: It can't be read.
+        RunDamaged: It can't be read, wherever that is.
     """
-    for row in _records(path, ["id", "status"], size=4096):
+    for row in _records(path, ["id", "status"], size=_BATCH, verify=True):
         yield str(row["id"]), str(row["status"])
 
 
-def read_parquet_summaries(path: Path) -> Iterator[Summary]:
-    """Yield a file's episodes without their steps, which are not read either.
+def read_parquet_summaries(path: Path, *, verify: bool = False) -> Iterator[Summary]:
+    """Yield a file's episodes without their steps.
+
+    Args:
+        path: The file.
+        verify: Whether to read the rest of it, too, for its checksums.
 
     Raises:
         RunDamaged: It can't be read.
     """
     names = [field.encode_name for field in msgspec.structs.fields(Summary)]
-    for row in _records(path, names, size=1024):
+    for row in _records(path, names, size=_BATCH if verify else 1024, verify=verify):
         yield _converted(row, Summary, path)
 
 
@@ -367,13 +371,23 @@ RowT = TypeVar("RowT", bound=Summary)
 
 
 def _records(
-    path: Path, columns: list[str] | None, *, size: int
+    path: Path, columns: list[str] | None, *, size: int, verify: bool = False
 ) -> Iterator[dict[str, object]]:
+    """Yield these columns of a file's rows; all columns if there are none named.
+
+    Args:
+        path: The file.
+        columns: Their names.
+        size: Rows to read at a time.
+        verify: Whether to read the other columns, too: every page has a checksum.
+    """
+    read = None if verify else columns
     try:
         with open_parquet(path) as file:
             left = file.metadata.num_rows
-            for batch in file.iter_batches(size, columns=columns, use_threads=False):
-                yield from batch.to_pylist()
+            for batch in file.iter_batches(size, columns=read, use_threads=False):
+                wanted = batch if columns is None else batch.select(columns)
+                yield from wanted.to_pylist()
                 left -= batch.num_rows
             if left:
                 raise _unreadable(path, ValueError(f"{left} rows less than it says"))
@@ -391,8 +405,9 @@ def _converted(row: dict[str, object], kind: type[RowT], path: Path) -> RowT:
 
 
 def _unreadable(path: Path, error: Exception) -> RunDamaged:
+    reason = " ".join(str(error).split())  # Arrow's are of several lines.
     return RunDamaged(
         f"expected a Parquet file of episodes at {str(path)!r}, got one that can't be "
-        f"read: {error}; {SALVAGE}",
+        f"read: {reason}; {SALVAGE}",
         detail={"file": str(path)},
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ...errors import RunError
 
-__all__ = ["Part", "list_parts"]
+__all__ = ["Part", "is_begun", "list_parts"]
 
 
 class Part(NamedTuple):
@@ -22,6 +22,17 @@ class Part(NamedTuple):
     def is_sealed(self) -> bool:
         """Whether it is a Parquet file."""
         return self.path.suffix == ".parquet"
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run has anything that a new one in its place would lose.
+
+    Raises:
+        RunError: The folder can't be read.
+    """
+    if (folder / "attempts.jsonl").exists():
+        return True  # Of episodes that were dropped to play them again.
+    return any(part.path.stat().st_size for part in list_parts(folder))
 
 
 def list_parts(folder: Path) -> list[Part]:

@@ -12,7 +12,7 @@ import msgspec
 
 from ...errors import RunDamaged, RunError
 from ..episodes import Episode
-from .frames import ArrayFile, parse_line, whole_frames
+from .frames import ArrayFile, Head, check_arrays, parse_line, whole_frames
 from .manifest import Manifest, read_manifest
 from .parquet import (
     find_parquet_row,
@@ -75,15 +75,29 @@ class Run:
             ),
         )
 
-    def summaries(self) -> Iterator[Summary]:
+    def summaries(self, *, verify: bool = False) -> Iterator[Summary]:
         """Yield the episodes without their steps: much cheaper.
+
+        Args:
+            verify: Whether to check all that is not needed for it, too: the arrays of
+                JSON lines, and the other columns of Parquet. Otherwise damage there
+                shows when an episode is read.
 
         Raises:
             RunDamaged: What was acknowledged can't be read any more.
         """
+        arrays = ArrayFile(self.folder)
+
+        def of_line(line: bytes, path: Path) -> Summary:
+            if verify:
+                check_arrays(arrays, [_parsed(_HEADS, line, path)])
+            return _parsed(_SUMMARIES, line, path)
+
         yield from self._rows(
-            _summary,
-            lambda path, done: islice(read_parquet_summaries(path), done, None),
+            of_line,
+            lambda path, done: islice(
+                read_parquet_summaries(path, verify=verify), done, None
+            ),
         )
 
     def episode(self, id: str) -> Episode[Any, Any]:
@@ -157,12 +171,13 @@ def _damaged(path: Path, error: Exception) -> RunDamaged:
     return RunDamaged(f"expected episodes in {str(path)!r}: {error}")
 
 
-_summaries: Final = msgspec.json.Decoder(Summary)
+_HEADS: Final = msgspec.json.Decoder(Head)
+_SUMMARIES: Final = msgspec.json.Decoder(Summary)
 
 
-def _summary(line: bytes, path: Path) -> Summary:
+def _parsed(decoder: msgspec.json.Decoder[RowT], line: bytes, path: Path) -> RowT:
     try:
-        return _summaries.decode(line)
+        return decoder.decode(line)
     except msgspec.DecodeError as error:
         raise RunDamaged(
             f"expected an episode in every line of {str(path)!r}: {error}"
@@ -176,6 +191,6 @@ def _of_parquet(row: ParquetRow) -> Episode[Any, Any]:
 def _of_json(row: JsonRow, arrays: ArrayFile) -> Episode[Any, Any]:
     def load(index: int) -> memoryview:
         place = row.arrays[index]
-        return arrays.bytes_at(place.file, place.offset, place.nbytes)
+        return arrays.bytes_at(place.file, place.offset, place.nbytes, place.crc32)
 
     return unpack(row, row.arrays, load)

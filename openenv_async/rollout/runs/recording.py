@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import OpenEnvError
 from ..episodes import Episode, Truncated
+from .unwritable import Unwritable, as_failure
 from .writer import RunWriter
 
 __all__ = ["record_episodes"]
@@ -24,7 +25,9 @@ async def record_episodes(
     """Append episodes as they come; returns how many, when all are there to stay.
 
     The collector is not held up by the disk until the writer's queue is full. Episodes
-    that were cancelled are left out, because resuming has to play them.
+    that were cancelled are left out, because resuming has to play them. One with a
+    value that can't be written, such as an object in the policy's extras, is recorded
+    as a failure that names it, without that value.
 
     Args:
         episodes: A `Collector`, or what `collect` yields.
@@ -32,6 +35,8 @@ async def record_episodes(
         recorded: Called with each episode that is there to stay.
 
     Raises:
+        LocalProtocolError: A task, or the metadata of all episodes, has a value that
+            can't be written.
         StorageFull: No room is left; what was recorded is intact.
         RunError: The same for other reasons.
         OpenEnvError: What the collector raises.
@@ -42,7 +47,7 @@ async def record_episodes(
     async def take_oldest() -> None:
         nonlocal count
         episode, future = waiting.popleft()
-        await future
+        episode = await _written(writer, episode, future)
         count += 1
         if recorded is not None:
             recorded(episode)
@@ -67,6 +72,21 @@ async def record_episodes(
             # What it would tell, the first error has told.
             future.cancel()
     return count
+
+
+async def _written(
+    writer: RunWriter, episode: Episode[Any, Any], future: asyncio.Future[None]
+) -> Episode[Any, Any]:
+    """Wait until an episode is written; returns it as it is in the run."""
+    try:
+        await future
+    except Unwritable as error:
+        failure = as_failure(episode, error)
+        if failure is None:
+            raise
+        await writer.append(failure)
+        return failure
+    return episode
 
 
 def is_cancelled(episode: Episode[Any, Any]) -> bool:

@@ -11,6 +11,7 @@ of these by itself.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, Final, cast
@@ -36,6 +37,7 @@ from ..episodes import (
 )
 
 __all__ = [
+    "PACKING_ERRORS",
     "ArrayRow",
     "FailureRow",
     "JsonRow",
@@ -48,6 +50,7 @@ __all__ = [
     "StoredArrayRow",
     "Summary",
     "attempts_of",
+    "check_writable",
     "pack",
     "unpack",
 ]
@@ -107,6 +110,8 @@ class PlacedArrayRow(ArrayRow, frozen=True):
     file: str
     offset: int
     nbytes: int
+    crc32: int | None = None
+    """Of the bytes; None in runs that were begun before there was one."""
 
 
 class StoredArrayRow(ArrayRow, frozen=True):
@@ -142,6 +147,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         """The status, with what it was about."""
         about = self.reason or self.failure.name
         return f"{self.status}: {about}" if about else self.status
+
+    @property
+    def is_not_finite(self) -> bool:
+        """Whether it has a return that is no number, and counts as none."""
+        return '"return"' in self.nonfinite
 
 
 class PastRow(Summary, frozen=True, kw_only=True):
@@ -236,9 +246,9 @@ class _Packer:
         return plain
 
     def _add(self, dtype: str, shape: list[int], data: bytes | memoryview) -> int:
-        nbytes = memoryview(data).nbytes
+        nbytes, crc32 = memoryview(data).nbytes, zlib.crc32(data)
         self.arrays.append(
-            PlacedArrayRow(dtype, shape, self._file, self._offset, nbytes)
+            PlacedArrayRow(dtype, shape, self._file, self._offset, nbytes, crc32)
         )
         padding = -nbytes % _ALIGNMENT
         self.buffers.append(data)
@@ -252,6 +262,9 @@ _EMPTY: Final[dict[type, str]] = {dict: "{}", list: "[]", type(None): "null"}
 """Most extras and metadata are empty."""
 _ARRAY_KEYS: Final = {"kind", "dtype", "shape", "data"}
 _MARKS: Final = {"$array", "$bytes", "$float", "$escaped"}
+
+PACKING_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What is raised about a value that can't be written."""
 
 Load = Callable[[int], memoryview | bytes]
 """Gives the bytes of an entry of the column `arrays`."""
@@ -335,11 +348,20 @@ def pack(episode: Episode[object, object], *, file: str, offset: int) -> Packed:
     try:
         row = _row(episode, packer)
         line = msgspec.json.encode(row)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except PACKING_ERRORS as error:
         raise LocalProtocolError(
             f"expected values that can be written in episode {episode.id!r}: {error}"
         ) from error
     return Packed(row.id, line, packer.buffers, row.is_typical)
+
+
+def check_writable(value: object) -> None:
+    """Make sure that a value can be in an episode.
+
+    Raises:
+        Exception: One of `PACKING_ERRORS`: it can't.
+    """
+    _Packer("", 0).text(value)
 
 
 def _row(episode: Episode[object, object], packer: _Packer) -> JsonRow:

@@ -25,7 +25,7 @@ from ..episodes import (
 )
 from ..options import CollectorOptions
 from ..policies import AnyPolicy
-from ..starts import TasksLike
+from ..starts import TasksLike, check_tasks
 from .manifest import (
     EnvironmentRecord,
     EpisodeFormat,
@@ -47,6 +47,9 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The run directory."""
     target: str = ""
     """The address of a server, or what `openenv-async serve` takes."""
+    source: str = ""
+    """The folder with the target's package, where that need not be installed; the
+    manifest keeps it for `replay`."""
     image: str = ""
     """A container image to start instead of a target on this machine."""
     environment: str | None = None
@@ -100,7 +103,14 @@ _FAILED: Final = tuple(
 
 @final
 class Rollout:
-    """A rollout that is ready to begin; made by `rollout`."""
+    """A rollout that is ready to begin; made by `rollout`.
+
+    Args:
+        collector: Plays, and is open.
+        writer: The run that it is for; open, too.
+        found: Whether there was a run already.
+        panes: Addresses of the debug panes of the servers that were started.
+    """
 
     def __init__(
         self,
@@ -148,7 +158,7 @@ async def rollout(plan: RolloutPlan) -> AsyncGenerator[Rollout, None]:
         RunError: There is a run already and it is not to be resumed, or another reason
             of `RunWriter`.
         OpenEnvError: The environment cannot be reached or started.
-        LocalProtocolError: The policy's name is none.
+        LocalProtocolError: The policy's name is none, or two tasks have the same id.
     """
     if plan.replicas > (plan.options.concurrency or 1) or (
         plan.replicas > 1 and plan.is_remote
@@ -162,10 +172,11 @@ async def rollout(plan: RolloutPlan) -> AsyncGenerator[Rollout, None]:
             "expected the debug pane for servers that are started on this machine, got "
             f"{plan.target or plan.image!r}"
         )
+    check_tasks(plan.tasks)
     found = await anyio.to_thread.run_sync(read_manifest, plan.folder)
     if not plan.resume:
         # Before servers are started for nothing.
-        check_new(found, plan.folder)
+        await anyio.to_thread.run_sync(check_new, found, plan.folder)
     async with contextlib.AsyncExitStack() as stack:
         provider = None if plan.is_remote else _provider(plan)
         batch = await _open_batch(plan, provider, stack)
@@ -175,19 +186,22 @@ async def rollout(plan: RolloutPlan) -> AsyncGenerator[Rollout, None]:
             lambda: policy_from_spec(plan.policy, record, chat=plan.chat)
         )
         await _enter(stack, policy)
-        writer = await stack.enter_async_context(
-            RunWriter(
-                plan.folder,
-                _manifest(plan, record),
-                resume=plan.resume,
-                forget=_FAILED if plan.retry_failed else (),
-                salvage=plan.salvage,
-            )
+        writer = RunWriter(
+            plan.folder,
+            _manifest(plan, record),
+            resume=plan.resume,
+            forget=_FAILED if plan.retry_failed else (),
+            salvage=plan.salvage,
         )
         options = msgspec.structs.replace(
-            plan.options, skip=writer.__contains__, earlier=writer.earlier
+            plan.options,
+            skip=writer.__contains__,
+            failed=writer.has_failed,
+            earlier=writer.earlier,
         )
         collector = Collector(batch, policy, plan.tasks, options)
+        # Not before the policy is accepted: the corrected command finds no run then.
+        await stack.enter_async_context(writer)
         await stack.enter_async_context(collector)
         servers = provider.servers if isinstance(provider, LocalProvider) else ()
         panes = [server.pane_url for server in servers if server.pane_url]
@@ -220,6 +234,9 @@ async def _open_batch(
         environment=plan.environment,
         token=plan.token,
         owner="rollout",
+        # Whoever takes a session over in the debug pane has it for a while; the episode
+        # goes on when it is handed back.
+        hold=True,
         # The run gives up first: then episodes that waited are not failures.
         reconnect_timeout=plan.options.recovery_timeout + _SLACK,
         **place,
@@ -233,7 +250,9 @@ async def _record(
     description = await describe(
         batch.servers[0].url, environment=batch.environment, token=plan.token
     )
-    return EnvironmentRecord.of(description, target=plan.target, image=plan.image)
+    return EnvironmentRecord.of(
+        description, target=plan.target, image=plan.image, source=plan.source
+    )
 
 
 async def _enter(stack: contextlib.AsyncExitStack, policy: AnyPolicy[Any, Any]) -> None:

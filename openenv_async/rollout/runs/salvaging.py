@@ -1,4 +1,4 @@
-"""Mends parts that are damaged: what can be read stays, and a copy of what was there.
+"""Mends files that are damaged: what can be read stays, and a copy of what was there.
 
 It is done only when asked for. Whenever it is interrupted, there is the damaged file or
 the mended one, and doing it again changes nothing.
@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from ...errors import RunDamaged
 from .appending import read_entries
+from .attempts import ATTEMPTS_NAME, read_attempts, readable_attempts, write_attempts
 from .frames import (
+    ArrayFile,
     Frame,
     check_arrays,
     find_frame,
@@ -27,38 +29,52 @@ from .frames import (
 )
 from .manifest import sync_folder
 from .parquet import read_parquet_rows, readable_groups, rewrite_parquet, row_schema
-from .parts import Part
+from .parts import Part, list_parts
 from .rewriting import replace_frames
 
-__all__ = ["Salvaged", "salvage_parts"]
+__all__ = ["Salvaged", "salvage_run"]
 
 
 class Salvaged(msgspec.Struct, frozen=True):
-    """A part that was damaged, and is mended."""
+    """A file that was damaged, and is mended."""
 
     path: Path
     copy: Path
     """The file as it was found."""
     kept: int
-    """Episodes that could be read."""
+    """Episodes that could be read, or what else it holds."""
+    content: str = "episodes"
+    """What it holds."""
 
     def __str__(self) -> str:
         return (
-            f"{self.path} was damaged: kept {self.kept} episodes that can be read, and "
-            f"the file as it was at {self.copy}"
+            f"{self.path} was damaged: kept {self.kept} {self.content} that can be "
+            f"read, and the file as it was at {self.copy}"
         )
 
 
-def salvage_parts(parts: Iterable[Part]) -> list[Salvaged]:
-    """Mend the parts of a run that are damaged; returns which.
+def salvage_run(folder: Path) -> list[Salvaged]:
+    """Mend the files of a run that are damaged; returns which.
 
     Raises:
-        OSError: Something could not be written. That part is as it was.
+        OSError: Something could not be written. That file is as it was.
     """
-    listed = list(parts)
-    return [
-        _mend(part) for part in listed if _is_damaged(part, growing=part is listed[-1])
+    parts = list_parts(folder)
+    mended = [
+        _mend(part) for part in parts if _is_damaged(part, growing=part is parts[-1])
     ]
+    return [*mended, *_mend_attempts(folder)]
+
+
+def _mend_attempts(folder: Path) -> Iterator[Salvaged]:
+    try:
+        read_attempts(folder)
+    except RunDamaged:
+        path = folder / ATTEMPTS_NAME
+        copy = _keep(path)
+        attempts = readable_attempts(copy)
+        write_attempts(folder, attempts)
+        yield Salvaged(path, copy, len(attempts), "earlier attempts")
 
 
 def _is_damaged(part: Part, *, growing: bool) -> bool:
@@ -67,8 +83,9 @@ def _is_damaged(part: Part, *, growing: bool) -> bool:
             for _ in read_parquet_rows(part.path):
                 pass
         else:
+            arrays = ArrayFile(part.path.parent)
             for frame in whole_frames(part.path, growing=growing):
-                read_entries(part.path, frame)
+                read_entries(part.path, frame, arrays)
                 for line in frame.lines():
                     parse_line(line, part.path)
     except RunDamaged:
@@ -105,12 +122,13 @@ def _keep(path: Path) -> Path:
 
 def _readable_lines(path: Path) -> Iterator[list[bytes]]:
     """The episodes of a file that can be read, frame by frame."""
+    arrays = ArrayFile(path.parent)
     for frame in _readable_frames(path):
         lines: list[bytes] = []
         for line in frame.lines():
             with contextlib.suppress(RunDamaged, msgspec.DecodeError):
                 parse_line(line, path)
-                check_arrays(path.parent, [parse_head(line)])
+                check_arrays(arrays, [parse_head(line)])
                 lines.append(line)
         if lines:
             yield lines

@@ -24,7 +24,7 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -41,7 +41,7 @@ from ..episodes import Attempt, Episode
 from .appending import Entry, FramesFile, read_entries
 from .attempts import find_failed, read_attempts, write_attempts
 from .extras import arrow_json, parquet
-from .frames import whole_frames
+from .frames import ArrayFile, whole_frames
 from .manifest import (
     EpisodeFormat,
     Manifest,
@@ -59,7 +59,7 @@ from .parquet import (
 )
 from .parts import Part, list_parts
 from .rewriting import drop_lines, put_typical_first
-from .salvaging import Salvaged, salvage_parts
+from .salvaging import Salvaged, salvage_run
 
 __all__ = ["RunStore", "storage_error"]
 
@@ -137,6 +137,7 @@ class RunStore:
         self._done: set[bytes] = set()
         self.failed = 0
         """Episodes that were there already, and have failed."""
+        self._failed: set[bytes] = set()
         self.earlier: dict[str, list[Attempt]] = {}
         """What became of episodes that failed and were dropped, by id."""
         self.salvaged: list[Salvaged] = []
@@ -159,7 +160,7 @@ class RunStore:
             self.manifest = self._begin(manifest, resume=resume)
             self._clean_up()
             if salvage:
-                self.salvaged = salvage_parts(list_parts(folder))
+                self.salvaged = salvage_run(folder)
             self.earlier = read_attempts(folder)
             if forget:
                 self._drop(forget)
@@ -173,18 +174,19 @@ class RunStore:
 
     def _begin(self, manifest: Manifest, *, resume: bool) -> Manifest:
         found = read_manifest(self.folder)
-        if found is None:
-            if list_parts(self.folder):
-                raise RunError(
-                    f"expected a manifest beside the episodes at {str(self.folder)!r}",
-                    fault="caller",
-                )
+        if found is None and list_parts(self.folder):
+            raise RunError(
+                f"expected a manifest beside the episodes at {str(self.folder)!r}",
+                fault="caller",
+            )
+        if not resume:
+            check_new(found, self.folder)
+        if found is None or not resume:
+            # Or one that was given up before its first episode: it is begun anew.
             versions = {**distribution_versions(), **manifest.versions}
             manifest = msgspec.structs.replace(manifest, versions=versions)
             write_manifest(self.folder, manifest)
             return manifest
-        if not resume:
-            check_new(found, self.folder)
         check_resumable(found, manifest, self.folder)
         if not manifest.runtime or manifest.runtime == found.runtime:
             return found
@@ -208,6 +210,10 @@ class RunStore:
         failed = find_failed(parts, statuses)
         if not failed:
             return
+        for part in parts:
+            # Nothing is dropped of a run that is damaged.
+            for _ in self._entries(part, growing=part is parts[-1]):
+                pass
         self.earlier |= failed
         write_attempts(self.folder, self.earlier)
         for part in parts:
@@ -219,19 +225,26 @@ class RunStore:
     def _recover(self) -> None:
         parts = list_parts(self.folder)
         for part in parts:
-            if part.is_sealed:
-                self._remember(parquet_entries(part.path))
-            elif part is not parts[-1]:
-                self._recover_frames(part)
+            if part.is_sealed or part is not parts[-1]:
+                self._remember(self._entries(part))
+            if not part.is_sealed and part is not parts[-1]:
+                # Another one follows it, and so it is whole.
+                self._seal(part)
         number = 0
         if parts:
             number = parts[-1].number + parts[-1].is_sealed
         self._open_part(number)
 
-    def _recover_frames(self, part: Part) -> None:
-        """A part that another one follows, and so a whole one."""
-        for frame in whole_frames(part.path):
-            self._remember(read_entries(part.path, frame))
+    def _entries(self, part: Part, *, growing: bool = False) -> Iterator[Entry]:
+        """The episodes of a part, all of which is checked on the way."""
+        if part.is_sealed:
+            yield from parquet_entries(part.path)
+            return
+        arrays = ArrayFile(self.folder)
+        for frame in whole_frames(part.path, growing=growing):
+            yield from read_entries(part.path, frame, arrays)
+
+    def _seal(self, part: Part) -> None:
         if self.manifest.episode_format == "parquet":
             seal_part(self.folder, part.number)
 
@@ -250,14 +263,21 @@ class RunStore:
 
     def _remember(self, entries: Iterable[Entry]) -> None:
         for id, status in entries:
-            self._done.add(_digest(id))
-            self.failed += status.endswith("_failed")
+            digest = _digest(id)
+            self._done.add(digest)
+            if status.endswith("_failed"):
+                self.failed += 1
+                self._failed.add(digest)
 
     def __contains__(self, id: str) -> bool:
         return _digest(id) in self._done
 
     def __len__(self) -> int:
         return len(self._done)
+
+    def has_failed(self, id: str) -> bool:
+        """Whether it is there, was when this was opened, and has failed."""
+        return _digest(id) in self._failed
 
     # Appending
 

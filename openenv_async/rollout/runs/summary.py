@@ -65,6 +65,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks with at least one episode."""
     failed: int
     """Episodes without a return, because something broke."""
+    not_finite: int
+    """Episodes whose return is NaN or infinite, which counts as none."""
     tried_again: int
     """Episodes that failed before, and were run again."""
     outcomes: dict[str, int]
@@ -99,7 +101,7 @@ class Tally:
         self._seconds = array("d")
         self._times = Counter[str]()
         self._groups: set[bytes] = set()
-        self._failed = self._steps = self._tried_again = 0
+        self._failed = self._steps = self._tried_again = self._not_finite = 0
         self._started = math.inf
         self._ended = -math.inf
 
@@ -113,6 +115,7 @@ class Tally:
             self._failed += 1
         else:
             self._lengths.append(episode.length)
+        self._not_finite += episode.is_not_finite
         if episode.return_ is not None:
             self._returns.append(episode.return_)
         timing = episode.timing
@@ -133,6 +136,7 @@ class Tally:
             steps=self._steps,
             groups=len(self._groups),
             failed=self._failed,
+            not_finite=self._not_finite,
             tried_again=self._tried_again,
             outcomes=dict(self.outcomes.most_common()),
             returns=returns,

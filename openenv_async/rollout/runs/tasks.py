@@ -60,16 +60,28 @@ async def read_tasks(path: str | os.PathLike[str]) -> AsyncGenerator[Task, None]
 
 
 def count_tasks(path: str | os.PathLike[str]) -> int:
-    """How many tasks a file has; blocks.
+    """How many tasks a file has, each of which is checked; blocks.
 
     Raises:
-        LocalProtocolError: The file can't be read.
+        LocalProtocolError: The file can't be read, a line is no task, or two have the
+            same id.
     """
+    lines: dict[str, int] = {}
     try:
         with Path(path).open("rb") as file:
-            return sum(not line.isspace() for line in file)
+            for number, line in enumerate(file):
+                if not line.strip():
+                    continue
+                id = _task(line, number, path).id
+                first = lines.setdefault(id, number)
+                if first != number:
+                    raise LocalProtocolError(
+                        f"expected an id of its own for each task, got {id!r} in lines "
+                        f"{first + 1} and {number + 1} of {os.fspath(path)!r}"
+                    )
     except OSError as error:
         raise _unreadable(path, error) from error
+    return len(lines)
 
 
 def _unreadable(path: str | os.PathLike[str], error: OSError) -> LocalProtocolError:
@@ -81,7 +93,7 @@ def _unreadable(path: str | os.PathLike[str], error: OSError) -> LocalProtocolEr
 def _task(line: bytes, number: int, path: str | os.PathLike[str]) -> Task:
     try:
         found = _decoder.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LocalProtocolError(
             f"expected a task in line {number + 1} of {os.fspath(path)!r}: {error}"
         ) from error

@@ -221,6 +221,13 @@ class RunWriter:
         """Episodes that were there when the run was opened, and have failed."""
         return 0 if self._store is None else self._store.failed
 
+    def has_failed(self, id: str) -> bool:
+        """Whether an episode of that id was there when the run was opened, and failed.
+
+        For the collector's option `failed`.
+        """
+        return self._store is not None and self._store.has_failed(id)
+
     def earlier(self, id: str) -> list[Attempt]:
         """What became of an episode that has failed, and was dropped to play it again.
 

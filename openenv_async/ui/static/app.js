@@ -1,8 +1,9 @@
 /** The page's shell: connection, routes, theme, and what all views share. */
 import { Connection } from "./connection.js";
 import { h, put } from "./dom.js";
-import { Login, rememberToken, storedToken } from "./login.js";
+import { givenToken, Login, rememberToken, storedToken, tokenProblem } from "./login.js";
 import { ServerError } from "./protocol.js";
+import { line } from "./render/text.js";
 
 /**
  * @typedef {import("./types.js").Metadata} Metadata
@@ -41,7 +42,7 @@ const at = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 export class App {
   /** @type {Pane} */
   pane = { mode: "live", version: "", token: false };
-  connection = new Connection(socketUrl(), { token: storedToken() });
+  connection = new Connection(socketUrl());
   /** @type {Map<string, Promise<unknown>>} */
   #cached = new Map();
   /** @type {Map<string, View>} */
@@ -50,11 +51,15 @@ export class App {
   #shown = null;
   /** Whether the first welcome, or the recorded run, is there, so that views can be shown. */
   #ready = false;
+  /** Whether the form for the token stands in place of the views. */
+  #asking = false;
   #countdown = 0;
   #going = false;
 
   async start() {
     this.#shell();
+    // before anything is waited for: it is in the address bar
+    const token = givenToken() ?? storedToken();
     try {
       this.pane = /** @type {Pane} */ (await (await fetch(new URL("pane.json", document.baseURI))).json());
     } catch (error) {
@@ -66,16 +71,35 @@ export class App {
       /** @type {HTMLElement} */ (document.querySelector("nav")),
       ...(live ? LIVE : RECORDED).map(([route, title]) => h("a", { href: `#/${route}` }, title)),
     );
-    window.addEventListener("hashchange", () => this.#route());
+    window.addEventListener("hashchange", ({ oldURL }) => {
+      const given = givenToken(new URL(oldURL).hash);
+      if (given === null) return void this.#route();
+      // the same again: nothing is to be lost for it
+      if (this.#asking || given !== (this.connection.token ?? "")) this.#use(given);
+    });
     if (live) {
       this.connection.addEventListener("state", () => this.#connectionChanged());
       this.connection.addEventListener("incarnation", () => this.#replaced());
-      this.connection.connect();
     } else {
       put(at("status"), "recorded");
       this.#ready = true;
-      this.#route();
     }
+    this.#use(token);
+  }
+
+  /** Connect, or read the run, with a token. @param {string | null} token */
+  #use(token) {
+    const problem = tokenProblem(token ?? "");
+    if (problem) return this.#login(problem);
+    rememberToken(token);
+    if (this.pane.mode === "live") return this.connection.renew(token || null);
+    this.connection.token = token || null;
+    this.#asking = false;
+    this.#cached.clear();
+    this.#views.clear();
+    this.#shown?.hide();
+    this.#shown = null;
+    void this.#route();
   }
 
   /** Names of what the server serves, the default first. */
@@ -101,7 +125,7 @@ export class App {
     }
     if (response.ok) return response.json();
     const body = await response.json().catch(() => ({}));
-    if (response.status === 401 && this.pane.mode === "recorded") this.#login(new ServerError("unauthorized", body.message ?? ""));
+    if (response.status === 401 && this.pane.mode === "recorded") this.#login(this.#refusal(body.message ?? ""));
     throw new ServerError(body.code ?? `http_${response.status}`, body.message ?? response.statusText, { executed: "no" });
   }
 
@@ -145,8 +169,9 @@ export class App {
   }
 
   async #route() {
-    if (!this.#ready) return;
-    const [name = "", ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+    // the form for the token stays until it is answered
+    if (!this.#ready || this.#asking) return;
+    const [name = "", ...rest] = partsOf(location.hash);
     const routes = this.pane.mode === "live" ? LIVE : RECORDED;
     if (!routes.some(([route]) => route === name)) {
       if (name !== "main") location.replace(`#/${routes[0]?.[0]}`);
@@ -168,7 +193,7 @@ export class App {
     }
     this.#views.set(key, view);
     // the module may have come after the next click
-    if (location.hash !== wanted) return;
+    if (location.hash !== wanted || this.#asking) return;
     if (this.#shown !== view) {
       this.#shown?.hide();
       this.#shown = view;
@@ -179,41 +204,48 @@ export class App {
     view.show(rest);
   }
 
-  /** @param {ServerError | null} problem */
+  /** @param {string | null} problem what was wrong with the token before */
   #login(problem) {
     this.#shown?.hide();
     this.#shown = null;
-    const login = new Login(problem, (token) => {
-      rememberToken(token);
-      this.connection.token = token;
-      if (this.pane.mode === "live") return this.connection.connect();
-      this.#cached.clear();
-      this.#views.clear();
-      this.#route();
-    });
+    this.#asking = true;
+    if (this.pane.mode === "live") this.#status("unauthorized");
+    const login = new Login((token) => this.#use(token));
     put(at("main"), login.element);
     login.focus();
+    if (problem) login.say(problem);
+  }
+
+  /** Why the server wants another token; null where it was shown none. @param {string} message */
+  #refusal(message) {
+    return this.connection.token ? `The server did not accept the token: ${line(message)}` : null;
+  }
+
+  /** @param {string} state of the connection */
+  #status(state) {
+    const [word = state, kind = ""] = ENDED_WORDS[state] ?? [];
+    at("status").className = `badge ${kind}`;
+    put(at("status"), word);
   }
 
   #connectionChanged() {
     const { state, problem, retryAt } = this.connection;
-    const [word = state, kind = ""] = ENDED_WORDS[state] ?? [];
-    at("status").className = `badge ${kind}`;
-    put(at("status"), word);
+    this.#status(state);
     clearInterval(this.#countdown);
     if (state === "open") {
       put(at("banner"));
+      this.#asking = false;
       if (!this.#shown || !this.#ready) {
         this.#ready = true;
         this.#route();
       }
     } else if (state === "unauthorized") {
       put(at("banner"));
-      this.#login(this.connection.token ? problem : null);
+      this.#login(this.#refusal(problem?.message ?? ""));
     } else if (state === "reconnecting") {
       this.#reconnecting(retryAt);
     } else if (state === "refused") {
-      put(at("banner"), h("p", { class: "notice bad" }, `The server refused this page: ${problem?.message}. Load it again after the server or the page was updated.`));
+      put(at("banner"), h("p", { class: "notice bad" }, `The server refused this page: ${line(problem?.message ?? "")}. Load it again after the server or the page was updated.`));
     }
   }
 
@@ -224,7 +256,8 @@ export class App {
       put(when, retryAt === null ? "Trying again now …" : `Next try in ${Math.max(0, Math.ceil((retryAt - Date.now()) / 1000))} s.`);
     tick();
     this.#countdown = setInterval(tick, 250);
-    const { code, message: why } = this.connection.problem ?? { code: "", message: "the connection was lost" };
+    const { code, message } = this.connection.problem ?? { code: "", message: "the connection was lost" };
+    const why = line(message, 400);
     const sessions = code === "shutting_down" ? "Its sessions have ended." : "Sessions stay on the server for their lease, and continue where they were.";
     put(
       at("banner"),
@@ -320,6 +353,15 @@ async function loaded(load, attempts = 3) {
     if (attempts <= 1) throw error;
     await new Promise((resolve) => setTimeout(resolve, 300));
     return loaded(load, attempts - 1);
+  }
+}
+
+/** Names in a route; none of one that is malformed. @param {string} hash */
+function partsOf(hash) {
+  try {
+    return hash.replace(/^#\/?/, "").split("/").map((part) => decodeURIComponent(part));
+  } catch {
+    return [];
   }
 }
 

@@ -67,7 +67,7 @@ export class Connection extends EventTarget {
     globalThis.addEventListener("online", () => this.retryNow());
   }
 
-  /** Connect, and stay connected until `close`. */
+  /** Connect, and stay connected until `close`; also after it, and watches go on then. */
   connect() {
     if (this.#socket) return;
     clearTimeout(this.#retry);
@@ -85,6 +85,14 @@ export class Connection extends EventTarget {
     this.#become(this.welcome || this.#attempts ? "reconnecting" : "connecting", this.problem);
   }
 
+  /** Connect anew with another token; sessions go on, if the server takes it. @param {string | null} token */
+  renew(token) {
+    this.token = token;
+    this.#loseSocket()?.close(1000);
+    if (this.state !== "reconnecting") this.problem = new ServerError("session_lost", "another token was given");
+    this.connect();
+  }
+
   /** Leave; sessions go on for their lease, or with `abandon` end at once. */
   close({ abandon = false } = {}) {
     clearTimeout(this.#retry);
@@ -93,7 +101,7 @@ export class Connection extends EventTarget {
       this.#post(["goodbye"]);
     }
     this.#loseSocket()?.close(1000);
-    this.#giveUp(new ServerError("session_closed", "the connection was closed here", { fault: "caller" }));
+    this.#giveUp(new ServerError("session_closed", "the connection was closed here", { fault: "caller" }), { watches: false });
     this.#become("closed", null);
     this.dispatchEvent(new Event("closed"));
   }
@@ -262,7 +270,7 @@ export class Connection extends EventTarget {
     const before = this.welcome?.incarnation;
     this.welcome = { version, server, incarnation, limits: limits ?? {}, environments: environments ?? [] };
     this.#attempts = 0;
-    this.#retryAfter = null;
+    this.#retryAfter = this.#farewell = null;
     this.#pulse = setInterval(() => this.#beat(), 1000);
     const replaced = before !== undefined && before !== incarnation;
     if (replaced) this.#giveUp(new ServerError("session_lost", "the server was replaced, and its sessions are gone"));
@@ -318,7 +326,7 @@ export class Connection extends EventTarget {
   #drop(why) {
     // without a word, and without waiting for the other side's
     this.#loseSocket()?.close();
-    this.#again(new ServerError("session_lost", why));
+    this.#again(this.#farewell ?? new ServerError("session_lost", why));
   }
 
   /** @param {number} code @param {string} reason */
@@ -328,8 +336,8 @@ export class Connection extends EventTarget {
     const why = !this.welcome
       ? `the socket at ${this.url} does not open, because the server is gone, refuses pages of ${location.origin}, or a proxy passes no WebSockets`
       : was === "open" ? "the connection was lost" : "the server cannot be reached";
+    // what it said at last holds until it is there again
     const problem = this.#fatal ?? this.#farewell ?? new ServerError("session_lost", why);
-    this.#farewell = null;
     const state = code === 1008 || problem.code === "unauthorized" ? "unauthorized" : FATAL.includes(code) ? "refused" : null;
     if (!state) return this.#again(problem);
     const error = this.#fatal ?? new ServerError(state === "refused" ? "protocol_error" : "unauthorized", reason || `the server closed with code ${code}`);
@@ -362,15 +370,20 @@ export class Connection extends EventTarget {
     this.#become("reconnecting", problem);
   }
 
-  /** Nothing comes back: sessions and watches end. @param {ServerError} error */
-  #giveUp(error) {
+  /**
+   * Nothing comes back: sessions end, and watches, but for those that can begin again.
+   *
+   * @param {ServerError} error
+   * @param {{watches?: boolean}} [which]
+   */
+  #giveUp(error, { watches: all = true } = {}) {
     for (const session of [...this.#sessions.values()]) {
       // those that never were on the server are asked for again
       if (session.id || error.code !== "session_lost") session.end(error);
     }
-    const watches = [...this.#watches.values()];
-    this.#watches.clear();
-    for (const watch of watches) {
+    for (const [id, watch] of [...this.#watches]) {
+      if (!all && !watch.waiting) continue;
+      this.#watches.delete(id);
       if (watch.waiting) watch.waiting.reject(error);
       else watch.onEvent(ending(error));
     }

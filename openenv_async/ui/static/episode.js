@@ -15,7 +15,10 @@ const OWN = 400;
 /** @param {StepRecord} record */
 const sizeOf = ({ requestBytes, payloadBytes }) => OWN + (requestBytes ?? 0) + (payloadBytes ?? 0);
 
-/** Events: "append" after each record; "clear". */
+/** @param {Mark | undefined} mark */
+const isUnknown = (mark) => mark !== undefined && (mark.episode === null || mark.step === null || mark.total === null);
+
+/** Events: "append" after each record; "place" when it is known where they are; "clear". */
 export class EpisodeLog extends EventTarget {
   /** @type {StepRecord[]} */
   records = [];
@@ -45,9 +48,25 @@ export class EpisodeLog extends EventTarget {
     return this.#last;
   }
 
-  /** Say where an episode is that was joined, or after losses. @param {Mark} mark */
+  /**
+   * Say where an episode is that was joined, or after losses. The records since the last
+   * loss of which that was unknown follow from it.
+   *
+   * @param {{episode: number, step: number, total: number}} mark
+   */
   place(mark) {
     this.#last = mark;
+    const { episode } = mark;
+    let { step, total } = mark;
+    let known = true;
+    for (let at = this.records.length - 1; known && at >= 0 && isUnknown(this.marks[at]); at -= 1) {
+      this.marks[at] = { episode, step, total };
+      const { kind, dropped, reward } = /** @type {StepRecord} */ (this.records[at]);
+      // before a reset there was another episode, of unknown length
+      known = !dropped && kind !== "reset";
+      if (kind === "step") [step, total] = [step - 1, total - (reward ?? 0)];
+    }
+    this.dispatchEvent(new Event("place"));
   }
 
   /** @param {StepRecord} record */

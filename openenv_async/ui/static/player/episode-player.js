@@ -85,7 +85,7 @@ export class EpisodePlayer extends HTMLElement {
   }
 
   set log(log) {
-    for (const event of ["append", "clear"]) {
+    for (const event of ["append", "place", "clear"]) {
       this.#log.removeEventListener(event, this.#heard);
       log.addEventListener(event, this.#heard);
     }

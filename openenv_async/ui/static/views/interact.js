@@ -2,10 +2,13 @@
 import { h, put } from "../dom.js";
 import { EpisodeLog } from "../episode.js";
 import { fieldPath, SchemaForm } from "../form/schema-form.js";
-import { duration, number, seconds } from "../format.js";
+import { duration, number } from "../format.js";
 import { EpisodePlayer } from "../player/episode-player.js";
 import { payloadOf, ServerError } from "../protocol.js";
 import { renderObservation } from "../render/observation.js";
+import { line } from "../render/text.js";
+import { Busy } from "./busy.js";
+import { renderProblem } from "./problem.js";
 import { ResetForm } from "./reset-form.js";
 
 /**
@@ -16,31 +19,12 @@ import { ResetForm } from "./reset-form.js";
  * @typedef {"none" | "running" | "done" | "broken"} Stage of the episode
  */
 
-const EXECUTED = /** @type {Record<string, string>} */ ({
-  yes: "The environment ran it.",
-  no: "The environment did not run it; the episode is as it was.",
-  unknown: "Whether the environment ran it is unknown.",
-});
 const NEXT = /** @type {Record<Stage, string>} */ ({
   none: "Reset begins an episode.",
   running: "",
   done: "The episode is over. Reset begins the next.",
   broken: "The episode cannot go on. Reset begins a new one.",
 });
-
-/**
- * What went wrong with a request, for people.
- *
- * @param {JsonObject} problem payload of a record of kind "error" or "ended"
- * @param {{role?: string | null}} [how]
- */
-export function renderProblem({ code, message, executed, detail }, { role = "alert" } = {}) {
-  const traceback = /** @type {JsonObject | null} */ (detail ?? null)?.traceback;
-  return h("div", { class: "notice bad stack", role },
-    h("p", {}, h("strong", { class: "mono" }, String(code)), " ", String(message)),
-    typeof executed === "string" && h("p", { class: "small muted" }, EXECUTED[executed]),
-    typeof traceback === "string" && h("details", {}, h("summary", {}, "Traceback"), h("pre", { class: "scroll", tabindex: 0 }, traceback)));
-}
 
 /** @param {StepRecord} record */
 function badges({ reward, terminated, truncated, timings }) {
@@ -70,7 +54,6 @@ export class InteractView {
   #metadata = null;
   #log = new EpisodeLog();
   #player = new EpisodePlayer();
-  #clock = 0;
 
   #select = h("select", { class: "input", id: "environment" });
   #reset = new ResetForm();
@@ -82,9 +65,7 @@ export class InteractView {
     close: this.#button("Close", "", () => this.close()),
   };
   #hint = h("span", { class: "small muted" });
-  #busy = h("div", { class: "stack", hidden: true });
-  #busyText = h("span", { class: "small muted grow" });
-  #progress = h("progress", { max: 1, hidden: true, "aria-label": "Progress" });
+  #busy = new Busy(() => this.#session?.cancel());
   #problem = h("div");
   #where = h("div", { class: "row" });
   #observation = h("div", {}, h("p", { class: "empty" }, "Nothing observed yet. Reset begins an episode."));
@@ -95,9 +76,6 @@ export class InteractView {
   /** @param {App} app */
   constructor(app) {
     this.app = app;
-    put(this.#busy, h("div", { class: "busy-bar" }),
-      h("div", { class: "row" }, this.#busyText, this.#progress,
-        h("button", { type: "button", class: "button small", on: { click: () => this.#session?.cancel() } }, "Cancel")));
     this.#form.setAttribute("aria-label", "Action");
     this.#player.log = this.#log;
     this.element = h("div", { class: "stack" },
@@ -138,19 +116,19 @@ export class InteractView {
     const how = this.#reset.read();
     if (!how) return;
     const session = await this.#open();
-    if (session) await this.#ask(session.reset(how));
+    if (session) await this.#ask(session, session.reset(how));
   }
 
   async step() {
     if (!this.#free || !this.#session || this.#stage !== "running") return;
     if (this.#form.check().length) return;
-    await this.#ask(this.#session.step(this.#form.value));
+    await this.#ask(this.#session, this.#session.step(this.#form.value));
   }
 
   async state() {
     if (!this.#free) return;
     const session = await this.#open();
-    if (session) await this.#ask(session.getState());
+    if (session) await this.#ask(session, session.getState());
   }
 
   async close() {
@@ -169,13 +147,18 @@ export class InteractView {
     this.#refresh();
     try {
       const session = await this.app.connection.openSession(environment);
+      // another was chosen meanwhile, in the address bar
+      if (this.#environment !== environment) {
+        void session.close();
+        return null;
+      }
       this.#log.clear();
       this.#steps = 0;
       this.#stage = "none";
       this.#adopt(session);
       return session;
     } catch (error) {
-      this.#fail(error);
+      if (this.#environment === environment) this.#fail(error);
       return null;
     } finally {
       this.#opening = false;
@@ -186,21 +169,24 @@ export class InteractView {
   /** @param {Session} session */
   #adopt(session) {
     this.#session = session;
-    session.addEventListener("busy", () => this.#refresh());
-    session.addEventListener("record", (event) => this.#answered(/** @type {CustomEvent<StepRecord>} */ (event).detail));
-    session.addEventListener("progress", (event) => this.#progressed(/** @type {CustomEvent} */ (event).detail));
-    session.addEventListener("ended", () => this.#ended(session));
+    // it may be left for another environment while its answers are on their way
+    const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ act) =>
+      session.addEventListener(type, (event) => session === this.#session && act(/** @type {CustomEvent} */ (event).detail));
+    on("busy", () => this.#refresh());
+    on("record", (record) => this.#answered(record));
+    on("progress", (progress) => this.#busy.progressed(progress));
+    on("ended", () => this.#ended(session));
   }
 
-  /** @param {Promise<StepRecord>} answer */
-  async #ask(answer) {
+  /** @param {Session} session @param {Promise<StepRecord>} answer */
+  async #ask(session, answer) {
     put(this.#problem);
     this.#form.clearErrors();
     try {
       await answer;
     } catch (error) {
       // a session that ended says so itself
-      if (!this.#session?.ended) this.#fail(error);
+      if (session === this.#session && !session.ended) this.#fail(error);
     }
   }
 
@@ -223,23 +209,16 @@ export class InteractView {
     this.#refresh();
   }
 
-  /** @param {{fraction: number | null, message: string}} progress */
-  #progressed({ fraction, message }) {
-    this.#progress.hidden = fraction === null;
-    this.#progress.value = fraction ?? 0;
-    this.#busyText.title = message;
-  }
-
   /** @param {Session} session */
   #ended(session) {
-    if (session !== this.#session || !session.ended) return;
+    if (!session.ended) return;
     this.#stage = "none";
     if (session.ended.code === "session_closed") {
       put(this.#problem);
       this.app.toast("The session was closed.");
     } else {
       put(this.#problem, h("div", { class: "notice bad", role: "alert" },
-        h("p", {}, h("strong", { class: "mono" }, session.ended.code), ` The session is gone: ${session.ended.message}.`),
+        h("p", {}, h("strong", { class: "mono" }, line(session.ended.code, 60)), ` The session is gone: ${line(session.ended.message, 400)}.`),
         h("p", { class: "small" }, "Its episode cannot go on; the history below stays. Reset opens a new session.")));
     }
     this.#refresh();
@@ -252,8 +231,8 @@ export class InteractView {
     put(this.#problem, renderProblem({ ...payloadOf(problem), detail: null }));
     if (problem.code !== "invalid_action") return;
     const last = this.#log.records.at(-1);
-    if (last?.request && typeof last.request === "object" && "episode_id" in last.request && "options" in last.request) this.#reset.fail(problem.message);
-    else this.#form.showErrors([{ path: fieldPath(problem.message), message: problem.message }]);
+    if (last?.request && typeof last.request === "object" && "episode_id" in last.request && "options" in last.request) this.#reset.fail(line(problem.message, 400));
+    else this.#form.showErrors([{ path: fieldPath(problem.message.slice(-1000)), message: line(problem.message, 400) }]);
   }
 
   /** @param {StepRecord | null} record the one to show */
@@ -314,7 +293,7 @@ export class InteractView {
       h("h3", {}, "Action"),
       this.#form,
       h("div", { class: "row" }, this.#buttons.step, this.#hint),
-      this.#busy,
+      this.#busy.element,
       this.#problem);
   }
 
@@ -349,19 +328,8 @@ export class InteractView {
       ? [h("span", { class: "badge accent mono", title: "Session" }, session.id), h("span", { class: "badge" }, `episode ${session.episode}`), h("span", { class: "badge" }, `step ${this.#steps}`),
         this.#stage === "done" && h("span", { class: "badge good" }, "done"), this.#stage === "broken" && h("span", { class: "badge bad" }, "broken")]
       : [h("span", { class: "badge" }, this.#opening ? "opening a session" : "no session")]));
-    this.#busy.hidden = !busy;
-    clearInterval(this.#clock);
-    if (!busy) return;
-    this.#progressed({ fraction: null, message: "" });
-    const tick = () => {
-      const since = session?.since ?? null;
-      const away = this.app.connection.state !== "open" ? ", waiting for the connection" : "";
-      const said = this.#busyText.title ? `: ${this.#busyText.title}` : "";
-      const doing = session?.cancelling ? "Cancelling, running for" : "Running for";
-      put(this.#busyText, since === null ? "Opening a session" : `${doing} ${seconds(Math.floor((performance.now() - since) / 100) / 10)}${away}${said}`);
-    };
-    tick();
-    this.#clock = setInterval(tick, 100);
+    if (busy) this.#busy.show(session, this.app.connection.state === "open");
+    else this.#busy.hide();
   }
 
   /** @param {KeyboardEvent} event */

@@ -8,7 +8,7 @@ import { ServerError } from "../protocol.js";
 import { renderObservation } from "../render/observation.js";
 import { line } from "../render/text.js";
 import { renderTree } from "../render/tree.js";
-import { renderProblem } from "./interact.js";
+import { renderProblem } from "./problem.js";
 
 /**
  * @typedef {import("../app.js").App} App

@@ -6,7 +6,7 @@ import { EpisodePlayer } from "../player/episode-player.js";
 import { ServerError } from "../protocol.js";
 import { renderObservation } from "../render/observation.js";
 import { line } from "../render/text.js";
-import { renderProblem } from "./interact.js";
+import { renderProblem } from "./problem.js";
 import { stateBadges } from "./sessions.js";
 import { TakeOver } from "./takeover.js";
 
@@ -35,6 +35,8 @@ export class SessionView {
   #ended = null;
   #timer = 0;
   #drawing = 0;
+  /** @type {StepRecord | null} What is drawn, so that a look at it is not disturbed. */
+  #drawn = null;
   /** @type {StepRecord | null} What the guest's own request gave, until the event of it comes. */
   #mine = null;
   #log = new EpisodeLog();
@@ -90,7 +92,7 @@ export class SessionView {
   /** @param {string} id */
   #begin(id) {
     this.#watch?.close();
-    this.#watch = this.#row = this.#ended = this.#mine = this.#schemas = null;
+    this.#watch = this.#row = this.#ended = this.#drawn = this.#mine = this.#schemas = null;
     this.#id = id;
     this.#log.clear();
     this.#player.live = true;
@@ -118,6 +120,8 @@ export class SessionView {
       [this.#schemas, this.#metadata] = [schemas, metadata];
       this.#player.context = { schemas, metadata, environment, authenticated: this.app.connection.token !== null };
       this.#control.of(this.#id, schemas);
+      // without its schema it was drawn as well as can be
+      this.#drawn = null;
       this.#soon();
     } catch (error) {
       if (turn === this.#turn) this.#fail(error);
@@ -168,7 +172,7 @@ export class SessionView {
     const facts = /** @type {[string, string][]} */ ([
       ["Environment", line(row.environment)], ["Owner", row.owner ? line(row.owner) : "not named"],
       ["Episode", number(episode ?? row.episode)], ["Step", number(step ?? row.step)], ["Reward so far", number(total ?? row.reward)],
-      ["Age", seconds(Math.floor(row.age))], ["In this step", row.busy === null ? "no request in flight" : seconds(row.busy)],
+      ["Age", seconds(Math.floor(row.age))], ["In this step", this.#ended || row.busy === null ? "no request in flight" : seconds(row.busy)],
     ]);
     put(this.#facts, ...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
   }
@@ -205,7 +209,7 @@ export class SessionView {
     clearTimeout(this.#timer);
     this.#control.element.hidden = true;
     const lost = code !== "session_closed";
-    put(this.#notice, h("p", { class: `notice ${lost ? "warn" : ""}`, role: "status" }, h("strong", {}, "This session ended. "), h("span", { class: "badge mono" }, String(code)), ` ${line(String(message), 300)}. What was seen of it stays below until this page goes. `, h("a", { href: "#/sessions" }, "All sessions")));
+    put(this.#notice, h("p", { class: `notice ${lost ? "warn" : ""}`, role: "status" }, h("strong", {}, "This session ended. "), h("span", { class: "badge mono" }, line(String(code), 60)), ` ${line(String(message), 300)}. What was seen of it stays below until this page goes. `, h("a", { href: "#/sessions" }, "All sessions")));
     this.app.announce(`The session ended, after ${plural(this.#log.records.length, "record")}`);
   }
 
@@ -224,7 +228,8 @@ export class SessionView {
   #draw() {
     this.#describe();
     const record = this.#player.live ? this.#log.records.at(-1) : this.#log.records[this.#player.selected];
-    if (!record) return;
+    if (!record || record === this.#drawn) return;
+    this.#drawn = record;
     put(this.#observed, `${record.kind} · request ${record.seq}`);
     const failed = record.kind === "error" || record.kind === "ended";
     put(this.#observation, failed

@@ -3,7 +3,9 @@ import { h, put } from "../dom.js";
 import { fieldPath, SchemaForm } from "../form/schema-form.js";
 import { plural } from "../format.js";
 import { payloadOf, ServerError } from "../protocol.js";
-import { renderProblem } from "./interact.js";
+import { line } from "../render/text.js";
+import { Busy } from "./busy.js";
+import { renderProblem } from "./problem.js";
 import { ResetForm } from "./reset-form.js";
 
 /**
@@ -33,8 +35,8 @@ export class TakeOver extends EventTarget {
     reset: this.#button("Reset", () => this.#doReset()),
     step: this.#button("Step", () => this.#doStep()),
     state: this.#button("State", () => this.#ask((guest) => guest.getState())),
-    cancel: this.#button("Cancel", () => this.#guest?.cancel()),
   };
+  #busy = new Busy(() => this.#guest?.cancel());
   #driving = h("div", { class: "stack", hidden: true });
 
   /** @param {App} app */
@@ -47,8 +49,8 @@ export class TakeOver extends EventTarget {
       event.preventDefault();
       this.#doReset();
     });
-    const { reset, step, state, cancel } = this.#buttons;
-    put(this.#driving, this.#reset.element, h("div", { class: "row" }, reset, state), h("hr"), h("h3", {}, "Action"), this.#form, h("div", { class: "row" }, step, cancel));
+    const { reset, step, state } = this.#buttons;
+    put(this.#driving, this.#reset.element, h("div", { class: "row" }, reset, state), h("hr"), h("h3", {}, "Action"), this.#form, h("div", { class: "row" }, step), this.#busy.element);
     step.classList.add("primary");
     this.element = h("section", { class: "card stack", "aria-label": "Take over" },
       h("div", { class: "row" }, h("h2", { class: "grow" }, "Control"), this.#take, this.#back), this.#status, this.#problem, this.#driving);
@@ -82,6 +84,7 @@ export class TakeOver extends EventTarget {
       this.#guest = guest;
       guest.addEventListener("busy", () => this.#refresh());
       guest.addEventListener("record", (event) => this.dispatchEvent(new CustomEvent("record", { detail: /** @type {CustomEvent} */ (event).detail })));
+      guest.addEventListener("progress", (event) => this.#busy.progressed(/** @type {CustomEvent} */ (event).detail));
       guest.addEventListener("ended", () => this.#over(guest));
       this.app.announce("You drive this session");
     } catch (error) {
@@ -134,7 +137,7 @@ export class TakeOver extends EventTarget {
   #fail(error) {
     const problem = error instanceof ServerError ? error : new ServerError("page", String(error));
     put(this.#problem, renderProblem(payloadOf(problem)));
-    if (problem.code === "invalid_action") this.#form.showErrors([{ path: fieldPath(problem.message), message: problem.message }]);
+    if (problem.code === "invalid_action") this.#form.showErrors([{ path: fieldPath(problem.message.slice(-1000)), message: line(problem.message, 400) }]);
   }
 
   /** @param {string} text @param {() => void} act @returns {HTMLButtonElement} */
@@ -150,7 +153,8 @@ export class TakeOver extends EventTarget {
     this.#back.hidden = !this.driving;
     this.#take.disabled = this.#taking || !open;
     for (const button of [this.#buttons.reset, this.#buttons.step, this.#buttons.state]) button.disabled = busy || !open;
-    this.#buttons.cancel.hidden = !busy;
+    if (busy) this.#busy.show(this.#guest, open);
+    else this.#busy.hide();
     clearInterval(this.#clock);
     if (open) this.#since = 0;
     else this.#since ||= performance.now();
