@@ -46,7 +46,7 @@ def test_no_step_at_all_is_a_failure(command: Command) -> None:
     ("arguments", "status", "text"),
     [
         (["ws://127.0.0.1:1"], 1, "ws://127.0.0.1:1"),
-        (["no_such_package"], 1, "no_such_package"),
+        (["no_such_package"], 2, "no_such_package"),
         (["echo_env", "--sessions", "0"], 2, "--sessions"),
         ([], 2, "URL_OR_ENV"),
     ],
