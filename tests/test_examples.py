@@ -57,7 +57,8 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
 def test_every_example_is_run() -> None:
     """No example is forgotten here."""
     others = {"cartpole_batch.py", "coding_humaneval.py", "show_episode.py"}
-    others.add("learn_cartpole.py")  # tests/test_learning.py
+    others |= {"learn_cartpole.py"}  # tests/test_learning.py
+    others |= {"cartpole_policy.py"}  # below
     assert {path.name for path in EXAMPLES.glob("*.py")} == OUTPUT.keys() | others
 
 
@@ -127,3 +128,23 @@ def test_demo_never_counts_a_failure_as_a_reward() -> None:
     assert episode["failure"]["executed"] == "unknown"
     assert episodes.returns == []
     assert dict(episodes.failures) == {"SessionLost (session_lost)": 1}
+
+
+def test_the_policy_of_the_demo_balances(tmp_path: Path) -> None:
+    """`make demo` plays with it: far longer than at random, and alike every time."""
+    returns = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        command = [sys.executable, "-m", "openenv_async.cli", "rollout"]
+        command += ["gymnasium_env?id=CartPole-v1", "--tasks", "8", "--json"]
+        command += ["--policy", "examples.cartpole_policy:Balance", "--out"]
+        done = subprocess.run(
+            [*command, str(folder)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        result = json.loads(done.stdout)
+        assert result["outcomes"].keys() <= {"terminated", "truncated: environment"}
+        returns.append(result["mean_return"])
+    assert returns[0] == returns[1] > 60

@@ -538,6 +538,8 @@ async def test_losses_are_truthful_under_random_cuts_and_a_short_lease(
                 for number in range(SESSIONS)
             ]
             source = random.Random(seed)
+            # Opening a first connection that is cut is an error, and told as one.
+            await eventually(lambda: server.sessions > 0)
             while time.monotonic() < end:
                 await asyncio.sleep(source.random() * 0.2)
                 proxy.refuse()

@@ -196,6 +196,7 @@ async def test_without_seccomp_a_fork_bomb_is_bounded(bwrap: str) -> None:
     spec = importlib.util.find_spec("pyseccomp")
     assert spec is not None
     assert spec.origin is not None
+    before = _number_of_descendants()
     pool = SandboxPool(PoolConfig(kinds=("cpython",), hidden=(spec.origin,)))
     try:
         bomb, other = await pool.start("cpython"), await pool.start("cpython")
@@ -208,7 +209,8 @@ async def test_without_seccomp_a_fork_bomb_is_bounded(bwrap: str) -> None:
         await other.aclose()
     finally:
         await pool.aclose()
-    assert _number_of_descendants() == 0
+    # Fixtures of the whole session may have processes of their own.
+    assert _number_of_descendants() <= before
 
 
 def _number_of_descendants() -> int:
